@@ -1,0 +1,106 @@
+// Encodes K or V: rotate, take the norm, scale to N(0, 1), pick the nearest centroid, pack.
+//
+// A row is one token of one KV head. A threadgroup handles ROWS_PER_WORKGROUP rows, one
+// simdgroup a row; a lane holds EPT contiguous coordinates, which are EPT * BITS / 8 whole bytes
+// of the packed row, so no neighbouring row is touched.
+// Contract: src/kernels/quantize_kv.rs. Oracle: src/oracle/quantize_kv.rs.
+
+constant constexpr uint LANE_BYTES = EPT * BITS / 8; // packed bytes of a lane: 1, 2, 4 or 8
+constant constexpr uint BLOCK_LANES = 32 / NORMS_PER_POS; // lanes whose coordinates share a norm
+
+struct Params {
+    uint head_dim;
+    uint num_kv_heads;
+    uint write_pos;
+    uint cache_capacity;
+    uint is_sliding;
+    float scale_factor_d512;
+    uint rms_probe_enabled;
+    uint num_tokens;
+};
+static_assert(sizeof(Params) == 32, "Params is the contract's block");
+
+// Index of the nearest centroid: binary search among the boundaries, ties to the lower index.
+inline uint nearest(float z) {
+    uint code = 0;
+    for (uint step = 1u << (BITS - 1u); step > 0; step >>= 1) {
+        code += z > BOUNDARIES[code + step - 1] ? step : 0u;
+    }
+    return code;
+}
+
+kernel void quantize_kv(
+    device const float *src [[buffer(0)]], // [token][kv_head][coord]
+    device uchar *packed [[buffer(1)]],    // [kv_head][slot][byte]
+    device float *norms [[buffer(2)]],     // [kv_head][slot][block]
+    constant Params &params [[buffer(3)]],
+    uint3 workgroup [[threadgroup_position_in_grid]],
+    uint3 workgroups [[threadgroups_per_grid]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]]) {
+    uint row = (workgroup.y * workgroups.x + workgroup.x) * ROWS_PER_WORKGROUP + simdgroup;
+    if (row >= params.num_tokens * params.num_kv_heads) {
+        return; // whole simdgroups leave, and nothing below waits for another simdgroup
+    }
+    uint token = row / params.num_kv_heads;
+    uint kv_head = row % params.num_kv_heads;
+
+    // Phase 1: load, sign.
+    float x[EPT];
+    for (uint i = 0; i < EPT; i++) {
+        x[i] = src[row * HEAD_DIM + lane * EPT + i];
+    }
+    if (SIGN_BEFORE) {
+        apply_signs(x, lane * EPT);
+    }
+
+    // Phase 2: butterflies, narrowest stride first; normalise.
+    butterflies(x, lane);
+    for (uint i = 0; i < EPT; i++) {
+        x[i] *= INV_SQRT_HEAD_DIM;
+    }
+
+    // Phase 3: the norm of the block this lane belongs to. Every lane takes part in every sum.
+    float squares = 0.0f;
+    for (uint i = 0; i < EPT; i++) {
+        squares += x[i] * x[i];
+    }
+    uint block = lane / BLOCK_LANES;
+    float sum = simd_sum(block == 0 ? squares : 0.0f);
+    if (NORMS_PER_POS == 2) {
+        float upper = simd_sum(block == 1 ? squares : 0.0f);
+        sum = block == 0 ? sum : upper;
+    }
+    float norm = precise::sqrt(sum);
+    float scale = SQRT_HEAD_DIM;
+    if (NORMS_PER_POS == 2) {
+        norm = precise::sqrt(sum / float(HEAD_DIM / NORMS_PER_POS));
+        scale = params.scale_factor_d512;
+    }
+    scale = norm <= ZERO_NORM ? 0.0f : scale / norm;
+
+    // Phase 4: quantise and pack, first coordinate in the lowest bits.
+    uchar bytes[LANE_BYTES];
+    for (uint b = 0; b < LANE_BYTES; b++) {
+        uint low = nearest(x[2 * b] * scale);
+        uint high = nearest(x[2 * b + 1] * scale);
+        bytes[b] = uchar(low | (high << BITS));
+    }
+
+    // Phase 5: store. In a sliding run longer than the cache, the newest token of a slot wins.
+    uint slot = params.write_pos + token;
+    bool overwritten = false;
+    if (params.is_sliding != 0) {
+        overwritten = params.num_tokens - token > params.cache_capacity;
+        slot = (params.write_pos + token % params.cache_capacity) % params.cache_capacity;
+    }
+    if (!overwritten) {
+        uint at = kv_head * params.cache_capacity + slot;
+        for (uint b = 0; b < LANE_BYTES; b++) {
+            packed[at * (HEAD_DIM * BITS / 8) + lane * LANE_BYTES + b] = bytes[b];
+        }
+        if (lane % BLOCK_LANES == 0) {
+            norms[at * NORMS_PER_POS + block] = norm;
+        }
+    }
+}

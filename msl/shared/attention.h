@@ -1,0 +1,78 @@
+// What the attention kernels share: positions, softcap, and the merge of row groups.
+//
+// A row group is LANES threads that score one position together; each lane owns COORDS
+// contiguous coordinates of q, K, V and the accumulator. A threadgroup has ROW_GROUPS row
+// groups, each with its own running maximum, sum and accumulator for GROUP query heads of one KV
+// head. LANES divides the simdgroup width of 32, so a row group never leaves its simdgroup.
+
+constant constexpr uint COORDS = HEAD_DIM / LANES;
+constant constexpr uint VECS = COORDS / 4u;
+constant constexpr uint ROW_GROUPS = WORKGROUP_SIZE / LANES;
+constant constexpr float NO_SCORE = -1.7014118e38f; // running maximum before anything was seen: -FLT_MAX / 2
+
+// First visible chronological position.
+inline uint first_visible(uint n, uint mask_type, uint sliding_window) {
+    return mask_type == 2u && sliding_window > 0u && sliding_window < n ? n - sliding_window : 0u;
+}
+
+// Slot of chronological position i.
+inline uint ring_slot(uint i, uint ring_start, uint capacity) {
+    uint s = ring_start + i;
+    return s >= capacity ? s - capacity : s;
+}
+
+// c * tanh(s / c), or s when c is 0. Written with exp of a negative argument: the fast tanh
+// overflows to NaN.
+inline float soften(float s, float c) {
+    if (c <= 0.0f) {
+        return s;
+    }
+    float t = precise::exp(-2.0f * abs(s / c));
+    return sign(s) * c * ((1.0f - t) / (1.0f + t));
+}
+
+// Sum over the LANES lanes of a row group by shuffles.
+inline float row_sum(float x) {
+    for (ushort mask = 1; mask < LANES; mask <<= 1) {
+        x += simd_shuffle_xor(x, mask);
+    }
+    return x;
+}
+
+// Largest running maximum of the row groups, after merge_max is complete.
+inline float merged_max(threadgroup const float *merge_max) {
+    float top = NO_SCORE;
+    for (uint i = 0; i < ROW_GROUPS; i++) {
+        top = max(top, merge_max[i]);
+    }
+    return top;
+}
+
+// Sum of the row groups' sums, each brought to the common maximum.
+inline float merged_sum(
+    threadgroup const float *merge_max, threadgroup const float *merge_sum, float top) {
+    float sum = 0.0f;
+    for (uint i = 0; i < ROW_GROUPS; i++) {
+        sum += merge_sum[i] * precise::exp(merge_max[i] - top);
+    }
+    return sum;
+}
+
+// Sum of one coordinate over the row groups.
+inline float merged_acc(threadgroup const float *merge_acc, uint c) {
+    float sum = 0.0f;
+    for (uint i = 0; i < ROW_GROUPS; i++) {
+        sum += merge_acc[i * HEAD_DIM + c];
+    }
+    return sum;
+}
+
+// Float index of coordinate c of row r, split w, in the partials layout.
+inline uint partial_at(uint r, uint c, uint w, uint nwg) {
+    return ((r * (HEAD_DIM / 4u) + c / 4u) * nwg + w) * 4u + c % 4u;
+}
+
+// Float index of the pair (S, M) of row r, split w.
+inline uint partial_pair_at(uint nrows, uint r, uint w, uint nwg) {
+    return nrows * HEAD_DIM * nwg + r * 2u * nwg + 2u * w;
+}

@@ -1,0 +1,150 @@
+//! What the drivers share: their error type, and writing files whole or not at all.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What can go wrong in a driver. `exit_code` tells a bad argument from a bad machine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriverError {
+    /// Flags that do not go together, or a value out of range.
+    #[error("{flag}: need {need}, found {found}")]
+    Argument {
+        /// The flag.
+        flag: &'static str,
+        /// The condition, in words.
+        need: String,
+        /// What was given.
+        found: String,
+    },
+    /// A file cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A manifest is not JSON, or a field is missing or of the wrong type.
+    #[error("{}: {field}: {message}", path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// The field's path in it.
+        field: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A field or a value in a file is out of range.
+    #[error("{}: {name}: need {need}, found {found}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// The field, or which value of a data file.
+        name: String,
+        /// The condition, in words.
+        need: String,
+        /// The value found.
+        found: String,
+    },
+    /// A data file has the wrong size.
+    #[error("{}: {field}: need {needed} bytes, found {found}", path.display())]
+    Size {
+        /// The file.
+        path: PathBuf,
+        /// The manifest's field that names it.
+        field: &'static str,
+        /// Bytes needed.
+        needed: u64,
+        /// Bytes found.
+        found: u64,
+    },
+    /// No device, or the device failed.
+    #[error("GPU: {message}")]
+    Gpu {
+        /// What happened.
+        message: String,
+    },
+    /// A kernel wrote outside its output, or left a part of it unwritten.
+    #[error("{kernel}: output `{buffer}`: {message}")]
+    Output {
+        /// The kernel.
+        kernel: &'static str,
+        /// The buffer.
+        buffer: &'static str,
+        /// What was found.
+        message: String,
+    },
+    /// The library refused a plan, a launch or a buffer.
+    #[error("{0}")]
+    Library(#[from] crate::Error),
+}
+
+impl DriverError {
+    /// 1 for an argument, file or manifest; 2 for the GPU and what runs on it.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Argument { .. }
+            | Self::File { .. }
+            | Self::Manifest { .. }
+            | Self::Value { .. }
+            | Self::Size { .. } => 1,
+            Self::Library(crate::Error::Param { .. }) => 1,
+            Self::Gpu { .. } | Self::Output { .. } | Self::Library(_) => 2,
+        }
+    }
+}
+
+/// Files that appear together: each is written beside its place first, and all are moved there
+/// only once every one is complete.
+#[derive(Debug, Default)]
+pub struct Outputs {
+    files: Vec<(tempfile::NamedTempFile, PathBuf)>,
+}
+
+impl Outputs {
+    /// Writes `bytes` to a temporary file in `path`'s folder.
+    pub fn stage(&mut self, path: &Path, bytes: &[u8]) -> Result<(), DriverError> {
+        let fail = |source| DriverError::File { path: path.to_owned(), source };
+        let mut file = temporary_beside(path)?;
+        file.write_all(bytes).map_err(fail)?;
+        file.flush().map_err(fail)?;
+        self.files.push((file, path.to_owned()));
+        Ok(())
+    }
+
+    /// Moves every staged file to its place, replacing what was there.
+    pub fn commit(self) -> Result<(), DriverError> {
+        for (file, path) in self.files {
+            file.persist(&path)
+                .map_err(|e| DriverError::File { path: path.clone(), source: e.error })?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks, before any work is done, that `path` can be written.
+pub fn check_writable(path: &Path) -> Result<(), DriverError> {
+    if path.is_dir() {
+        let source = std::io::Error::other("need a file name, found a folder");
+        return Err(DriverError::File { path: path.to_owned(), source });
+    }
+    temporary_beside(path).map(drop)
+}
+
+fn temporary_beside(path: &Path) -> Result<tempfile::NamedTempFile, DriverError> {
+    let folder = match path.parent() {
+        Some(p) if !p.as_os_str().is_empty() => p,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".wgtq-");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(std::fs::Permissions::from_mode(0o666));
+    }
+    builder
+        .tempfile_in(folder)
+        .map_err(|source| DriverError::File { path: path.to_owned(), source })
+}

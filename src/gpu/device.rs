@@ -1,0 +1,213 @@
+//! A device of our own, for the drivers: choosing an adapter and asking for what it has.
+
+use serde::Serialize;
+
+use crate::contract::Caps;
+use crate::driver::DriverError;
+
+/// Which adapter to use.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Only this backend.
+    pub backend: Option<Backend>,
+    /// Only adapters whose name contains this, case ignored.
+    pub adapter: Option<String>,
+}
+
+/// A wgpu backend by its usual name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Backend {
+    /// Vulkan.
+    Vulkan,
+    /// Metal.
+    Metal,
+    /// Direct3D 12.
+    Dx12,
+    /// OpenGL.
+    Gl,
+}
+
+impl Backend {
+    fn flags(self) -> wgpu::Backends {
+        match self {
+            Self::Vulkan => wgpu::Backends::VULKAN,
+            Self::Metal => wgpu::Backends::METAL,
+            Self::Dx12 => wgpu::Backends::DX12,
+            Self::Gl => wgpu::Backends::GL,
+        }
+    }
+}
+
+/// What decides which variant of a kernel runs, and what a report says of its machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AdapterReport {
+    /// Adapter name.
+    pub name: String,
+    /// Backend.
+    pub backend: String,
+    /// discrete, integrated, virtual, cpu or other.
+    pub device_type: String,
+    /// Driver and version.
+    pub driver: String,
+    /// Smallest and largest subgroup reported; none without subgroup operations.
+    pub subgroup_size: Option<(u32, u32)>,
+    /// Whether shaders may use f16.
+    pub shader_f16: bool,
+    /// Whether GPU timestamps exist.
+    pub timestamps: bool,
+    /// Whether wgpu passes native shader code through.
+    pub passthrough: bool,
+    /// Bytes of workgroup memory.
+    pub max_workgroup_storage: u32,
+    /// Threads of a workgroup.
+    pub max_workgroup_threads: u32,
+    /// Bytes of one storage binding.
+    pub max_storage_binding: u64,
+}
+
+impl AdapterReport {
+    fn of(adapter: &wgpu::Adapter) -> Self {
+        let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
+        let has = |f: wgpu::Features| features.contains(f);
+        let device_type = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete",
+            wgpu::DeviceType::IntegratedGpu => "integrated",
+            wgpu::DeviceType::VirtualGpu => "virtual",
+            wgpu::DeviceType::Cpu => "cpu",
+            wgpu::DeviceType::Other => "other",
+        };
+        Self {
+            name: info.name,
+            backend: info.backend.to_string(),
+            device_type: device_type.to_owned(),
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            subgroup_size: has(wgpu::Features::SUBGROUP)
+                .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            shader_f16: has(wgpu::Features::SHADER_F16),
+            timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
+            passthrough: has(wgpu::Features::PASSTHROUGH_SHADERS),
+            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
+            max_workgroup_threads: limits.max_compute_invocations_per_workgroup,
+            max_storage_binding: limits.max_storage_buffer_binding_size,
+        }
+    }
+
+    /// One line for people.
+    pub fn line(&self) -> String {
+        format!("{} ({}, {}, {})", self.name, self.backend, self.device_type, self.driver)
+    }
+}
+
+/// A device with its queue.
+#[derive(Debug)]
+pub struct Gpu {
+    /// The device.
+    pub device: wgpu::Device,
+    /// Its queue.
+    pub queue: wgpu::Queue,
+    /// What it is.
+    pub report: AdapterReport,
+    /// What plans may use.
+    pub caps: Caps,
+}
+
+/// What to do about a machine on which wgpu finds nothing.
+const HOW_TO_GET_ONE: &str = "no GPU adapter found; on Debian or Ubuntu without a GPU driver: \
+    apt-get install mesa-vulkan-drivers (Vulkan in software)";
+
+fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    let mut found: Vec<wgpu::Adapter> = pollster::block_on(instance.enumerate_adapters(backends));
+    found.sort_by_key(|a| rank(&a.get_info()));
+    found
+}
+
+/// Adapters to choose from. OpenGL is asked only when it is named or nothing else is there: its
+/// start-up is slow and talks to the window system.
+fn candidates(backend: Option<Backend>) -> Vec<wgpu::Adapter> {
+    match backend {
+        Some(backend) => adapters(backend.flags()),
+        None => match adapters(wgpu::Backends::all() - wgpu::Backends::GL) {
+            none if none.is_empty() => adapters(wgpu::Backends::GL),
+            found => found,
+        },
+    }
+}
+
+/// Best first: real GPUs before software, first-class backends before OpenGL.
+fn rank(info: &wgpu::AdapterInfo) -> (bool, u8) {
+    let device = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    (info.backend == wgpu::Backend::Gl, device)
+}
+
+/// Every adapter of this machine, best first.
+pub fn list(backend: Option<Backend>) -> Vec<AdapterReport> {
+    let backends = backend.map_or(wgpu::Backends::all(), Backend::flags);
+    adapters(backends).iter().map(AdapterReport::of).collect()
+}
+
+impl Gpu {
+    /// Opens the best adapter that `selection` allows, with the features and limits it has.
+    pub fn open(selection: &Selection) -> Result<Self, DriverError> {
+        if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+            let message = "WGTQ_GPU=none is set, and this needs a GPU".to_owned();
+            return Err(DriverError::Gpu { message });
+        }
+        let all = candidates(selection.backend);
+        let wanted = selection.adapter.as_deref().unwrap_or("").to_lowercase();
+        let matching =
+            all.iter().find(|a| a.get_info().name.to_lowercase().contains(wanted.as_str()));
+        let Some(adapter) = matching else {
+            let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
+            let message = if names.is_empty() {
+                HOW_TO_GET_ONE.to_owned()
+            } else {
+                format!("--adapter: need a name containing {wanted:?}, found {}", names.join(", "))
+            };
+            return Err(DriverError::Gpu { message });
+        };
+        let features = adapter.features()
+            & (wgpu::Features::SUBGROUP
+                | wgpu::Features::SHADER_F16
+                | wgpu::Features::TIMESTAMP_QUERY
+                | wgpu::Features::PASSTHROUGH_SHADERS);
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+                label: Some("wgtq"),
+                required_features: features,
+                required_limits: adapter.limits(),
+                ..Default::default()
+            }))
+            .map_err(|e| DriverError::Gpu { message: e.to_string() })?;
+        let caps = Caps::of(&device);
+        Ok(Self { device, queue, report: AdapterReport::of(adapter), caps })
+    }
+
+    /// Runs `f`; a wgpu error inside becomes a value instead of a panic.
+    pub fn scoped<T>(&self, f: impl FnOnce() -> T) -> Result<T, DriverError> {
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let value = f();
+        for scope in [validation, internal, memory] {
+            if let Some(error) = pollster::block_on(scope.pop()) {
+                return Err(DriverError::Gpu { message: one_line(&error.to_string()) });
+            }
+        }
+        Ok(value)
+    }
+}
+
+/// A message on one line, as errors are printed.
+pub fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,34 @@
+//! wgpu: pipelines from a contract, and for the drivers a device with read-back.
+
+#[cfg(feature = "driver")]
+pub mod device;
+mod kernel;
+
+pub use kernel::{Bound, Checks, Kernel, Options, PassthroughCode, RawKernel};
+
+use crate::contract::Caps;
+
+impl Caps {
+    /// What `device` allows.
+    ///
+    /// The subgroup size is the smallest that the adapter reports, since a shader may run at
+    /// any of the range. Metal reports 4 although Apple GPUs run 32: pass a measured width with
+    /// [`Caps::with_subgroup_size`] to use it.
+    pub fn of(device: &wgpu::Device) -> Self {
+        let (limits, info) = (device.limits(), device.adapter_info());
+        let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
+        Self {
+            subgroup_size: subgroups.then_some(info.subgroup_min_size),
+            max_workgroup_storage: limits.max_compute_workgroup_storage_size,
+            max_workgroup_threads: limits
+                .max_compute_invocations_per_workgroup
+                .min(limits.max_compute_workgroup_size_x),
+            max_workgroups_per_dim: limits.max_compute_workgroups_per_dimension,
+        }
+    }
+
+    /// The same, with a subgroup width that the caller knows; none turns subgroups off.
+    pub const fn with_subgroup_size(self, subgroup_size: Option<u32>) -> Self {
+        Self { subgroup_size, ..self }
+    }
+}

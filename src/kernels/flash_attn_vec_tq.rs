@@ -1,0 +1,151 @@
+//! `flash_attn_vec_tq`: decode attention of one query token over packed K and V.
+
+use bytemuck::bytes_of;
+
+use super::row_groups::{RowGroups, Shape};
+use super::{codec_constants, head_dim_constants, kernel};
+use crate::codec::{Codec, row};
+use crate::contract::Scalar::{F32, U32};
+use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan};
+use crate::error::{Error, Result};
+use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams};
+
+/// Bindings, parameters and text.
+pub const CONTRACT: Contract = Contract {
+    stem: "flash_attn_vec_tq",
+    summary: "decode attention over packed K and V, in the rotated basis",
+    bindings: &[
+        Binding { name: "params", access: Access::Uniform, layout: "FlashAttnVecTqParams" },
+        Binding { name: "q", access: Access::Read, layout: "f32 [head][coord], rotated" },
+        Binding { name: "k_packed", access: Access::Read, layout: "u32 [kv_head][slot][word]" },
+        Binding { name: "k_norms", access: Access::Read, layout: "f32 [kv_head][slot][block]" },
+        Binding { name: "v_packed", access: Access::Read, layout: "u32 [kv_head][slot][word]" },
+        Binding { name: "v_norms", access: Access::Read, layout: "f32 [kv_head][slot][block]" },
+        Binding { name: "dst", access: Access::ReadWrite, layout: "f32 [head][coord], or partials" },
+    ],
+    params: &[
+        ("n_heads", U32),
+        ("n_kv_heads", U32),
+        ("head_dim", U32),
+        ("kv_seq_len", U32),
+        ("kv_capacity", U32),
+        ("scale", F32),
+        ("mask_type", U32),
+        ("sliding_window", U32),
+        ("softcap", F32),
+        ("nwg", U32),
+        ("ring_start", U32),
+        ("scale_factor_d512", F32),
+    ],
+    published_params: 12,
+    wgsl: include_str!("../../wgsl/flash_attn_vec_tq.wgsl"),
+    msl: include_str!("../../msl/flash_attn_vec_tq.metal"),
+};
+
+kernel! {
+    /// Marker of the `flash_attn_vec_tq` kernel.
+    FlashAttnVecTq {
+        /// [`FlashAttnVecTqParams`].
+        params,
+        /// f32 `[nh, D]`, rotated.
+        q,
+        /// `[nkv, cap, row]`.
+        k_packed,
+        /// f32 `[nkv, cap, norms_per_pos]`.
+        k_norms,
+        /// `[nkv, cap, row]`.
+        v_packed,
+        /// f32 `[nkv, cap, norms_per_pos]`.
+        v_norms,
+        /// f32 `[nh, D]` at one split, else partials.
+        dst,
+    }
+}
+
+/// The attention shape a pipeline is made for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Problem {
+    /// The cache's codec; the rotation does not matter here, q arrives rotated.
+    pub codec: Codec,
+    /// Query heads.
+    pub num_heads: u32,
+    /// KV heads; divides `num_heads`.
+    pub num_kv_heads: u32,
+}
+
+impl Problem {
+    fn shape(&self) -> Shape {
+        Shape {
+            head_dim: self.codec.head_dim,
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_kv_heads,
+        }
+    }
+
+    /// Chooses the constants.
+    pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
+        let groups = RowGroups::choose(self.shape(), caps, language)?;
+        let mut constants = head_dim_constants(self.codec.head_dim);
+        constants.extend(codec_constants(&self.codec));
+        constants.extend(groups.constants(self.shape()));
+        let mut pieces = vec!["codebook", "attention"];
+        pieces.extend(groups.row_sum(language));
+        let plan = Plan {
+            contract: &CONTRACT,
+            language,
+            label: format!(
+                "flash_attn_vec_tq_b{}_{}",
+                self.codec.bits.get(),
+                groups.label(self.shape())
+            ),
+            constants,
+            pieces,
+            workgroup_size: groups.threads,
+            workgroup_bytes: groups.bytes(self.shape()) + 4 * self.codec.bits.levels() as u32,
+            subgroups: groups.subgroups,
+        };
+        plan.check(caps)?;
+        Ok(plan)
+    }
+
+    /// The number of splits to use for `visible` positions.
+    pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
+        Ok(RowGroups::choose(self.shape(), caps, language)?.splits(self.shape(), visible))
+    }
+
+    /// One dispatch.
+    pub fn launch(
+        &self,
+        params: &FlashAttnVecTqParams,
+        caps: &Caps,
+        language: Language,
+    ) -> Result<Launch> {
+        let head_dim = params.check()?;
+        let planned = (self.codec.head_dim, self.num_heads, self.num_kv_heads);
+        if (head_dim, params.n_heads, params.n_kv_heads) != planned {
+            return Err(Error::param(
+                "head_dim, n_heads, n_kv_heads",
+                format!("the plan's {planned:?}"),
+                format!("({head_dim}, {}, {})", params.n_heads, params.n_kv_heads),
+            ));
+        }
+        let slots = u64::from(params.n_kv_heads) * u64::from(params.kv_capacity);
+        let packed = slots * row::row_bytes(head_dim, self.codec.bits);
+        let norms = slots * u64::from(head_dim.norms_per_pos()) * 4;
+        let groups = RowGroups::choose(self.shape(), caps, language)?;
+        Ok(Launch {
+            contract: &CONTRACT,
+            grid: groups.grid(self.shape(), params.nwg),
+            needed: vec![
+                size_of::<FlashAttnVecTqParams>() as u64,
+                u64::from(params.n_heads) * u64::from(params.head_dim) * 4,
+                packed,
+                norms,
+                packed,
+                norms,
+                FlashAttnVecParams::from(*params).dst_floats() * 4,
+            ],
+            uniforms: vec![(0, bytes_of(params).to_vec())],
+        })
+    }
+}

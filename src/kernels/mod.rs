@@ -1,0 +1,112 @@
+//! The kernels: contract, plan and launch of each. `ALL` is the one list that tests, command
+//! line and documentation iterate.
+//!
+//! Problem, plan and launch are three things: a `Problem` is a shape, its `plan` chooses
+//! constants for a device (a pure function), and `launch` checks one call's parameters and says
+//! which bytes it touches.
+
+pub mod dequantize_kv;
+pub mod flash_attn_vec;
+pub mod flash_attn_vec_reduce;
+pub mod flash_attn_vec_tq;
+pub mod fwht;
+pub mod quantize_kv;
+mod row_groups;
+
+use crate::codec::{Codec, HeadDim, Rotation, codebook, signs};
+use crate::contract::{Constant, Contract, constant};
+
+/// Every kernel's contract.
+pub const ALL: &[&Contract] = &[
+    &fwht::CONTRACT,
+    &quantize_kv::CONTRACT,
+    &dequantize_kv::CONTRACT,
+    &flash_attn_vec_tq::CONTRACT,
+    &flash_attn_vec::CONTRACT,
+    &flash_attn_vec_reduce::CONTRACT,
+];
+
+/// Ties a kernel's buffers to its contract, so that one kernel's buffers cannot be bound to
+/// another's pipeline.
+pub trait KernelSpec {
+    /// The kernel's contract.
+    const CONTRACT: &'static Contract;
+    /// The kernel's bindings as named fields.
+    #[cfg(feature = "wgpu")]
+    type Buffers<'a>: Into<Vec<wgpu::BufferBinding<'a>>>;
+}
+
+/// Declares a kernel's marker type and its named buffers, in binding order.
+macro_rules! kernel {
+    ($(#[$doc:meta])* $marker:ident { $($(#[$field_doc:meta])* $field:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct $marker;
+
+        impl super::KernelSpec for $marker {
+            const CONTRACT: &'static crate::contract::Contract = &CONTRACT;
+            #[cfg(feature = "wgpu")]
+            type Buffers<'a> = Buffers<'a>;
+        }
+
+        /// The kernel's bindings, each a buffer with offset and size.
+        #[cfg(feature = "wgpu")]
+        #[derive(Debug, Clone)]
+        pub struct Buffers<'a> {
+            $($(#[$field_doc])* pub $field: wgpu::BufferBinding<'a>,)*
+        }
+
+        #[cfg(feature = "wgpu")]
+        impl<'a> From<Buffers<'a>> for Vec<wgpu::BufferBinding<'a>> {
+            fn from(b: Buffers<'a>) -> Self {
+                vec![$(b.$field),*]
+            }
+        }
+
+        #[cfg(test)]
+        mod buffer_order {
+            #[test]
+            fn fields_are_in_binding_order() {
+                let names: Vec<_> = super::CONTRACT.bindings.iter().map(|b| b.name).collect();
+                assert_eq!(names, [$(stringify!($field)),*]);
+            }
+        }
+    };
+}
+pub(crate) use kernel;
+
+/// Constants of every kernel that knows a head dim.
+fn head_dim_constants(head_dim: HeadDim) -> Vec<Constant> {
+    vec![
+        constant("HEAD_DIM", head_dim.get()),
+        constant("INV_SQRT_HEAD_DIM", (1.0 / f64::from(head_dim.get()).sqrt()) as f32),
+    ]
+}
+
+/// Constants of the rotation: signs, and where they are applied.
+fn rotation_constants(head_dim: HeadDim, before: bool, after: bool) -> Vec<Constant> {
+    vec![
+        constant("SIGN_BEFORE", before),
+        constant("SIGN_AFTER", after),
+        constant("SIGN_WORDS", signs::words(head_dim.len())),
+    ]
+}
+
+/// Constants that decode a packed row.
+fn codec_constants(codec: &Codec) -> Vec<Constant> {
+    vec![
+        constant("BITS", codec.bits.get()),
+        constant("NORMS_PER_POS", codec.head_dim.norms_per_pos()),
+        constant("CODEBOOK", codebook::levels(codec.bits).to_vec()),
+    ]
+}
+
+/// Bytes of workgroup memory that `shared/rotate` exchanges rows through.
+const fn rotate_bytes(head_dim: HeadDim, rows: u32) -> u32 {
+    rows * (head_dim.get() + head_dim.get() / 8) * 4
+}
+
+/// Whether the rotation multiplies by signs at all.
+fn has_signs(rotation: Rotation) -> bool {
+    rotation == Rotation::Srht
+}

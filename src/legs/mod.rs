@@ -1,0 +1,66 @@
+//! Legs: who can execute a kernel. A driver writes a [`Tape`] once and any leg plays it.
+
+mod spirv;
+mod tape;
+mod wgpu_leg;
+
+use serde::Serialize;
+
+pub use tape::{BufferId, POISON, Run, Tape};
+pub use wgpu_leg::WgpuLeg;
+
+use crate::contract::{Caps, Language};
+use crate::driver::DriverError;
+use crate::gpu::device::{AdapterReport, Selection};
+
+/// A leg's name on the command line and in reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+#[serde(rename_all = "kebab-case")]
+pub enum LegName {
+    /// WGSL through wgpu, with wgpu's run-time checks.
+    Wgsl,
+    /// WGSL through wgpu without run-time checks, as hand-written MSL runs.
+    WgslTrusted,
+    /// The WGSL as SPIR-V through a pass-through module (Vulkan).
+    WgslSpirv,
+    /// The native MSL through a pass-through module (Metal).
+    Msl,
+}
+
+impl LegName {
+    /// The name as written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Wgsl => "wgsl",
+            Self::WgslTrusted => "wgsl-trusted",
+            Self::WgslSpirv => "wgsl-spirv",
+            Self::Msl => "msl",
+        }
+    }
+
+    /// The language its kernels are planned for.
+    pub const fn language(self) -> Language {
+        match self {
+            Self::Msl => Language::Msl,
+            Self::Wgsl | Self::WgslTrusted | Self::WgslSpirv => Language::Wgsl,
+        }
+    }
+
+    /// Opens the leg.
+    pub fn open(self, selection: &Selection) -> Result<Box<dyn Leg>, DriverError> {
+        Ok(Box::new(WgpuLeg::open(self, selection)?))
+    }
+}
+
+/// Something that plays tapes.
+pub trait Leg {
+    /// Its name.
+    fn name(&self) -> LegName;
+    /// What plans for it may use.
+    fn caps(&self) -> Caps;
+    /// The machine behind it.
+    fn adapter(&self) -> &AdapterReport;
+    /// Plays `tape`: all steps in order, then the outputs.
+    fn run(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError>;
+}

@@ -1,0 +1,26 @@
+#![doc = include_str!("../README.md")]
+
+pub mod codec;
+pub mod contract;
+#[cfg(feature = "driver")]
+pub mod driver;
+mod error;
+#[cfg(feature = "wgpu")]
+pub mod gpu;
+pub mod kernels;
+#[cfg(feature = "driver")]
+pub mod legs;
+pub mod metrics;
+pub mod oracle;
+pub mod params;
+#[cfg(feature = "driver")]
+pub mod parity;
+#[cfg(feature = "driver")]
+pub mod replay;
+#[cfg(feature = "driver")]
+pub mod rng;
+pub mod source;
+
+pub use error::{Error, Result};
+#[cfg(feature = "wgpu")]
+pub use wgpu;

@@ -1,0 +1,2 @@
+//! The `wgtq` program.
+fn main() {}

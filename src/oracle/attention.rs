@@ -1,0 +1,133 @@
+//! Attention of one query token over any source of K and V rows: the formula.
+
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::params::FlashAttnVecParams;
+
+/// What one query head accumulates over a range of positions, not yet divided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Attended {
+    /// `sum of exp(score - max) * v`.
+    pub acc: Vec<f64>,
+    /// `S = sum of exp(score - max)`; 0 when nothing was visible.
+    pub sum: f64,
+    /// `M`, the largest score; meaningless when nothing was visible.
+    pub max: f64,
+}
+
+impl Attended {
+    /// The attention output, zeros when nothing was visible.
+    pub fn output(&self) -> Vec<f64> {
+        let inverse = if self.sum == 0.0 { 0.0 } else { 1.0 / self.sum };
+        self.acc.iter().map(|a| a * inverse).collect()
+    }
+}
+
+/// Fills the slice with the row of `(kv_head, slot)`.
+pub(super) type Rows<'a> = &'a (dyn Fn(u32, u32, &mut [f64]) + Sync);
+
+/// Score of one query against one key: scaled, then softcapped.
+fn score(params: &FlashAttnVecParams, q: &[f32], k: &[f64]) -> f64 {
+    let dot: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * k).sum();
+    let s = dot * f64::from(params.scale);
+    let cap = f64::from(params.softcap);
+    if cap > 0.0 { cap * (s / cap).tanh() } else { s }
+}
+
+/// Every query head over the chronological positions of split `w`. One K row and one V row is
+/// decoded once for all the query heads that share it.
+pub(super) fn attend(
+    params: &FlashAttnVecParams,
+    w: u32,
+    q: &[f32],
+    k_row: Rows,
+    v_row: Rows,
+) -> Result<Vec<Attended>> {
+    let ring = params.ring()?;
+    let (d, g) = (params.head_dim as usize, params.group_size() as usize);
+    let heads: Vec<Vec<Attended>> = (0..params.n_kv_heads)
+        .into_par_iter()
+        .map(|kv_head| {
+            let q = &q[kv_head as usize * g * d..][..g * d];
+            let mut row = vec![0.0; d];
+            let mut scores = vec![Vec::new(); g];
+            for i in params.split(w) {
+                k_row(kv_head, ring.slot(i), &mut row);
+                for (h, scores) in scores.iter_mut().enumerate() {
+                    scores.push(score(params, &q[h * d..][..d], &row));
+                }
+            }
+            let mut out: Vec<Attended> = scores
+                .iter()
+                .map(|s| Attended {
+                    acc: vec![0.0; d],
+                    sum: 0.0,
+                    max: s.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+                })
+                .collect();
+            for (at, i) in params.split(w).enumerate() {
+                v_row(kv_head, ring.slot(i), &mut row);
+                for (out, scores) in out.iter_mut().zip(&scores) {
+                    let p = (scores[at] - out.max).exp();
+                    out.sum += p;
+                    out.acc.iter_mut().zip(&row).for_each(|(a, v)| *a += p * v);
+                }
+            }
+            out
+        })
+        .collect();
+    Ok(heads.into_iter().flatten().collect())
+}
+
+/// Largest absolute score over all heads and visible positions: what f32 rounding grows with.
+pub fn max_abs_score(
+    params: &FlashAttnVecParams,
+    q: &[f32],
+    k_row: &(dyn Fn(u32, u32, &mut [f64]) + Sync),
+) -> Result<f64> {
+    let ring = params.ring()?;
+    let (d, g) = (params.head_dim as usize, params.group_size() as usize);
+    Ok((0..params.n_kv_heads)
+        .into_par_iter()
+        .map(|kv_head| {
+            let mut row = vec![0.0; d];
+            let mut largest = 0.0f64;
+            for i in params.first_visible()..params.kv_seq_len {
+                k_row(kv_head, ring.slot(i), &mut row);
+                for h in 0..g {
+                    let q = &q[(kv_head as usize * g + h) * d..][..d];
+                    largest = largest.max(score(params, q, &row).abs());
+                }
+            }
+            largest
+        })
+        .reduce(|| 0.0, f64::max))
+}
+
+/// The kernel's `dst`: the output at one split, else the published partials layout.
+pub(super) fn dst(
+    params: &FlashAttnVecParams,
+    q: &[f32],
+    k_row: Rows,
+    v_row: Rows,
+) -> Result<Vec<f64>> {
+    if params.nwg == 1 {
+        let heads = attend(params, 0, q, k_row, v_row)?;
+        return Ok(heads.iter().flat_map(Attended::output).collect());
+    }
+    let (d, nwg) = (params.head_dim as usize, params.nwg as usize);
+    let nrows = params.n_heads as usize;
+    let mut dst = vec![0.0; params.dst_floats() as usize];
+    for w in 0..nwg {
+        for (r, part) in attend(params, w as u32, q, k_row, v_row)?.iter().enumerate() {
+            for (i, &a) in part.acc.iter().enumerate() {
+                dst[((r * (d / 4) + i / 4) * nwg + w) * 4 + i % 4] = a;
+            }
+            let pair = nrows * d * nwg + r * 2 * nwg + 2 * w;
+            dst[pair] = part.sum;
+            dst[pair + 1] = part.max;
+        }
+    }
+    Ok(dst)
+}

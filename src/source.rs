@@ -1,0 +1,161 @@
+//! Shader text: generated constants, shared pieces, the file itself. Nothing is rewritten, so a
+//! line of the result is a line of a file.
+
+use crate::contract::{Constant, Language, Plan, Value};
+
+/// Who compiles the text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// WGSL for wgpu on a native backend; naga knows no `enable subgroups;`.
+    WgslNative,
+    /// WGSL for a browser or Dawn, which insist on `enable subgroups;`.
+    WgslBrowser,
+    /// MSL for Metal.
+    Msl,
+}
+
+/// Assembled shader text with the origin of its lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The text.
+    pub text: String,
+    /// First line (counted from 1) of each part, ascending, with the part's file name.
+    parts: Vec<(u32, String)>,
+}
+
+impl Source {
+    /// File and line that line `line` (counted from 1) of the text comes from.
+    pub fn locate(&self, line: u32) -> (&str, u32) {
+        let part = self.parts.iter().rev().find(|(first, _)| *first <= line);
+        part.map_or(("<generated>", line), |(first, name)| (name, line - first + 1))
+    }
+}
+
+macro_rules! piece {
+    ($name:literal, wgsl) => {
+        ($name, include_str!(concat!("../wgsl/shared/", $name, ".wgsl")), "")
+    };
+    ($name:literal) => {
+        (
+            $name,
+            include_str!(concat!("../wgsl/shared/", $name, ".wgsl")),
+            include_str!(concat!("../msl/shared/", $name, ".h")),
+        )
+    };
+}
+/// The shared pieces, each as (name, WGSL text, MSL text).
+const PIECES: &[(&str, &str, &str)] = &[
+    piece!("rotate"),
+    piece!("codebook"),
+    piece!("attention"),
+    piece!("row_sum_subgroup", wgsl),
+    piece!("row_sum_workgroup", wgsl),
+    piece!("kv_f32"),
+    piece!("kv_f16"),
+];
+
+/// Puts a plan's text together for `target`.
+pub fn assemble(plan: &Plan, target: Target) -> Source {
+    let language = if target == Target::Msl { Language::Msl } else { Language::Wgsl };
+    let extension = if language == Language::Msl { "h" } else { "wgsl" };
+    let mut source = Source { text: String::new(), parts: Vec::new() };
+    source.push("<generated>", &header(plan, target));
+    for &name in &plan.pieces {
+        if let Some((_, wgsl, msl)) = PIECES.iter().find(|p| p.0 == name) {
+            let text = if language == Language::Msl { msl } else { wgsl };
+            let folder = if language == Language::Msl { "msl" } else { "wgsl" };
+            source.push(&format!("{folder}/shared/{name}.{extension}"), text);
+        }
+    }
+    let stem = plan.contract.stem;
+    match language {
+        Language::Wgsl => source.push(&format!("wgsl/{stem}.wgsl"), plan.contract.wgsl),
+        Language::Msl => source.push(&format!("msl/{stem}.metal"), plan.contract.msl),
+    }
+    source
+}
+
+impl Source {
+    fn push(&mut self, name: &str, text: &str) {
+        let first = self.text.lines().count() as u32 + 1;
+        self.parts.push((first, name.to_owned()));
+        self.text.push_str(text);
+        if !text.is_empty() && !text.ends_with('\n') {
+            self.text.push('\n');
+        }
+    }
+}
+
+fn header(plan: &Plan, target: Target) -> String {
+    let mut lines = match target {
+        Target::WgslBrowser if plan.subgroups => vec!["enable subgroups;".to_owned()],
+        Target::Msl => vec!["#include <metal_stdlib>".into(), "using namespace metal;".into()],
+        _ => Vec::new(),
+    };
+    for constant in &plan.constants {
+        lines.push(if target == Target::Msl { msl_line(constant) } else { wgsl_line(constant) });
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn join<T>(items: &[T], print: impl Fn(&T) -> String) -> String {
+    items.iter().map(print).collect::<Vec<_>>().join(", ")
+}
+
+fn wgsl_line(Constant { name, value }: &Constant) -> String {
+    match value {
+        Value::Bool(b) => format!("const {name} = {b};"),
+        Value::U32(u) => format!("const {name} = {u}u;"),
+        Value::F32(x) => format!("const {name} = {x:?}f;"),
+        Value::F32s(xs) => {
+            let items = join(xs, |x| format!("{x:?}f"));
+            format!("const {name} = array<f32, {}>({items});", xs.len())
+        }
+        Value::U32s(xs) => {
+            let items = join(xs, |x| format!("{x}u"));
+            format!("const {name} = array<u32, {}>({items});", xs.len())
+        }
+    }
+}
+
+fn msl_line(Constant { name, value }: &Constant) -> String {
+    match value {
+        Value::Bool(b) => format!("constant constexpr bool {name} = {b};"),
+        Value::U32(u) => format!("constant constexpr uint {name} = {u}u;"),
+        Value::F32(x) => format!("constant constexpr float {name} = {x:?}f;"),
+        Value::F32s(xs) => {
+            let items = join(xs, |x| format!("{x:?}f"));
+            format!("constant constexpr float {name}[{}] = {{{items}}};", xs.len())
+        }
+        Value::U32s(xs) => {
+            let items = join(xs, |x| format!("{x}u"));
+            format!("constant constexpr uint {name}[{}] = {{{items}}};", xs.len())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_map_back_to_their_file() {
+        let mut s = Source { text: String::new(), parts: Vec::new() };
+        s.push("<generated>", "const A = 1u;\n");
+        s.push("wgsl/shared/x.wgsl", "a\nb\n");
+        s.push("wgsl/y.wgsl", "c\nd\n");
+        assert_eq!(s.locate(1), ("<generated>", 1));
+        assert_eq!(s.locate(3), ("wgsl/shared/x.wgsl", 2));
+        assert_eq!(s.locate(5), ("wgsl/y.wgsl", 2));
+    }
+
+    #[test]
+    fn floats_are_printed_to_the_bit() {
+        for x in [0.1f32, 1.0, -1.701_411_8e38, 1e-10, 0.088_388_35] {
+            let line = wgsl_line(&Constant { name: "X", value: Value::F32(x) });
+            let text = line.trim_start_matches("const X = ").trim_end_matches("f;");
+            assert_eq!(text.parse::<f32>().unwrap().to_bits(), x.to_bits(), "{line}");
+        }
+    }
+}

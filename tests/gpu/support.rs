@@ -1,0 +1,77 @@
+//! The legs under test, and how a case is judged.
+
+use std::sync::{Mutex, OnceLock};
+
+use wgtq::contract::Caps;
+use wgtq::gpu::device::{AdapterReport, Gpu, Selection};
+use wgtq::legs::{Leg, LegName, Run, Tape, WgpuLeg};
+use wgtq::parity::CaseResult;
+
+/// A WGSL leg that plans as if the device had no subgroup operations.
+struct WithoutSubgroups(WgpuLeg);
+
+impl Leg for WithoutSubgroups {
+    fn name(&self) -> LegName {
+        self.0.name()
+    }
+    fn caps(&self) -> Caps {
+        self.0.caps().with_subgroup_size(None)
+    }
+    fn adapter(&self) -> &AdapterReport {
+        self.0.adapter()
+    }
+    fn run(&mut self, tape: &Tape<'_>) -> Result<Run, wgtq::driver::DriverError> {
+        self.0.run(tape)
+    }
+}
+
+/// Legs by label, opened once. Several devices on one adapter are fine.
+struct Legs(Vec<(&'static str, Box<dyn Leg + Send>)>);
+
+fn open() -> Legs {
+    let selection = Selection::default();
+    let gpu = || Gpu::open(&selection).expect("a GPU, or WGTQ_GPU=none to leave these tests out");
+    let first = gpu();
+    eprintln!("adapter: {}", first.report.line());
+    let mut legs: Vec<(&'static str, Box<dyn Leg + Send>)> = vec![
+        ("wgsl", Box::new(WgpuLeg::on(LegName::Wgsl, first))),
+        ("wgsl-trusted", Box::new(WgpuLeg::on(LegName::WgslTrusted, gpu()))),
+        (
+            "wgsl without subgroups",
+            Box::new(WithoutSubgroups(WgpuLeg::on(LegName::Wgsl, gpu()))),
+        ),
+    ];
+    let native = if cfg!(target_vendor = "apple") { LegName::Msl } else { LegName::WgslSpirv };
+    legs.push((native.as_str(), Box::new(WgpuLeg::on(native, gpu()))));
+    Legs(legs)
+}
+
+/// Whether the run was told to do without a GPU.
+pub fn without_gpu() -> bool {
+    std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none")
+}
+
+/// Runs a case on every leg and fails with the case, the leg and the worst element.
+pub fn check<C: std::fmt::Debug>(case: &C, run: impl Fn(&C, &mut dyn Leg) -> CaseResult) {
+    if without_gpu() {
+        return;
+    }
+    static LEGS: OnceLock<Mutex<Legs>> = OnceLock::new();
+    let mut legs = LEGS
+        .get_or_init(|| Mutex::new(open()))
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    for (label, leg) in &mut legs.0 {
+        let outcome = run(case, leg.as_mut());
+        match outcome {
+            Ok(o) => assert!(
+                o.pass(),
+                "leg {label}: error {:.3e} over tolerance {:.3e}: {}\n{case:#?}",
+                o.error,
+                o.tolerance,
+                o.detail
+            ),
+            Err(e) => panic!("leg {label}: {e}\n{case:#?}"),
+        }
+    }
+}
