@@ -72,6 +72,7 @@ impl QuantizeKvParams {
             self.cache_capacity,
             self.is_sliding,
         )?;
+        check_values(self.num_kv_heads, self.cache_capacity, self.head_dim)?;
         check_scale_factor(self.scale_factor_d512)?;
         if self.rms_probe_enabled != 0 {
             return Err(Error::param("rms_probe_enabled", "0", self.rms_probe_enabled));
@@ -125,6 +126,7 @@ impl DequantizeKvParams {
     pub fn check(&self) -> Result<HeadDim> {
         let head_dim = HeadDim::new(self.head_dim)?;
         check_run(self.num_kv_heads, self.read_pos, self.num_tokens, self.cache_capacity, 1)?;
+        check_values(self.num_kv_heads, self.cache_capacity, self.head_dim)?;
         check_scale_factor(self.scale_factor_d512)?;
         if self.norms_per_pos != head_dim.norms_per_pos() {
             return Err(Error::param(
@@ -233,6 +235,7 @@ impl FlashAttnVecParams {
     pub fn check(&self) -> Result<HeadDim> {
         let head_dim = HeadDim::new(self.head_dim)?;
         check_heads(self.n_heads, self.n_kv_heads)?;
+        check_values(self.n_kv_heads, self.kv_capacity, self.head_dim)?;
         Ring::new(self.kv_capacity, self.ring_start, self.kv_seq_len)?;
         if self.mask_type > MASK_SLIDING {
             return Err(Error::param("mask_type", "0, 1 or 2", self.mask_type));
@@ -323,6 +326,21 @@ pub fn check_heads(num_heads: u32, num_kv_heads: u32) -> Result<()> {
             "num_heads",
             format!("a positive multiple of num_kv_heads {num_kv_heads}"),
             num_heads,
+        ));
+    }
+    Ok(())
+}
+
+/// Most values of one cache: keeps every byte count far inside u64.
+const MAX_VALUES: u64 = 1 << 40;
+
+fn check_values(kv_heads: u32, capacity: u32, head_dim: u32) -> Result<()> {
+    let rows = u64::from(kv_heads) * u64::from(capacity);
+    if rows > MAX_VALUES / u64::from(head_dim) {
+        return Err(Error::param(
+            "kv_capacity",
+            format!("num_kv_heads x kv_capacity x head_dim at most {MAX_VALUES}"),
+            format!("{kv_heads} x {capacity} x {head_dim}"),
         ));
     }
     Ok(())

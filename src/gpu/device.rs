@@ -112,10 +112,6 @@ pub struct Gpu {
     pub caps: Caps,
 }
 
-/// What to do about a machine on which wgpu finds nothing.
-const HOW_TO_GET_ONE: &str = "no GPU adapter found; on Debian or Ubuntu without a GPU driver: \
-    apt-get install mesa-vulkan-drivers (Vulkan in software)";
-
 fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = backends;
@@ -168,12 +164,14 @@ impl Gpu {
             all.iter().find(|a| a.get_info().name.to_lowercase().contains(wanted.as_str()));
         let Some(adapter) = matching else {
             let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
-            let message = if names.is_empty() {
-                HOW_TO_GET_ONE.to_owned()
-            } else {
-                format!("--adapter: need a name containing {wanted:?}, found {}", names.join(", "))
-            };
-            return Err(DriverError::Gpu { message });
+            if names.is_empty() {
+                return Err(DriverError::no_adapter());
+            }
+            return Err(DriverError::Argument {
+                flag: "--adapter",
+                need: format!("a name containing {wanted:?}"),
+                found: names.join(", "),
+            });
         };
         let features = adapter.features()
             & (wgpu::Features::SUBGROUP

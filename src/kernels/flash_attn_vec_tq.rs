@@ -135,7 +135,7 @@ impl Problem {
         let groups = RowGroups::choose(self.shape(), caps, language)?;
         Ok(Launch {
             contract: &CONTRACT,
-            grid: groups.grid(self.shape(), params.nwg),
+            grid: groups.grid(CONTRACT.stem, self.shape(), params.nwg, caps)?,
             needed: vec![
                 size_of::<FlashAttnVecTqParams>() as u64,
                 u64::from(params.n_heads) * u64::from(params.head_dim) * 4,

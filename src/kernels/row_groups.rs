@@ -3,7 +3,7 @@
 
 use crate::codec::HeadDim;
 use crate::contract::{Caps, Constant, Language, constant};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::params::check_heads;
 
 /// The shape that the choice depends on.
@@ -95,8 +95,14 @@ impl RowGroups {
         visible.div_ceil(128).clamp(1, fill.min(64))
     }
 
-    pub fn grid(&self, shape: Shape, nwg: u32) -> [u32; 3] {
-        [shape.num_kv_heads * self.groups_per_kv, nwg, 1]
+    pub fn grid(&self, kernel: &'static str, shape: Shape, nwg: u32, caps: &Caps) -> Result<[u32; 3]> {
+        let x = shape.num_kv_heads * self.groups_per_kv;
+        let (needed, found) = (u64::from(x.max(nwg)), u64::from(caps.max_workgroups_per_dim));
+        if needed > found {
+            let limit = "max_compute_workgroups_per_dimension";
+            return Err(Error::Limit { kernel, limit, needed, found });
+        }
+        Ok([x, nwg, 1])
     }
 
     pub fn label(&self, shape: Shape) -> String {

@@ -1,0 +1,94 @@
+//! The sub-commands, and what they share on the terminal. Results go to stdout, everything else
+//! to stderr; colours only where a terminal reads them.
+
+pub mod adapters;
+pub mod replay;
+pub mod synth;
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use wgtq::gpu::device::{Backend, Selection};
+
+/// Flags that choose a GPU.
+#[derive(Debug, clap::Args)]
+pub struct GpuArgs {
+    /// Only adapters whose name contains this
+    #[arg(long, value_name = "NAME")]
+    adapter: Option<String>,
+    /// Only adapters of this backend
+    #[arg(long)]
+    backend: Option<Backend>,
+}
+
+impl From<GpuArgs> for Selection {
+    fn from(args: GpuArgs) -> Self {
+        Self { backend: args.backend, adapter: args.adapter }
+    }
+}
+
+/// Prints a result. A reader that has gone away is not an error.
+pub fn print(text: &str) {
+    let _ = writeln!(anstream::stdout(), "{}", text.trim_end());
+}
+
+/// Prints a note for people.
+pub fn note(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Prints an error on one line.
+pub fn complain(message: &str) {
+    let red = anstyle::AnsiColor::Red.on_default().bold();
+    let line = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    note(&format!("{red}error{red:#}: {line}"));
+}
+
+/// Help and version as clap prints them; a wrong command line as one line and exit code 1.
+pub fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.render().to_string();
+    let useful = text.split("\nUsage:").next().unwrap_or_default();
+    let useful = useful.split("\nFor more information").next().unwrap_or_default();
+    complain(useful.trim_start_matches("error:"));
+    ExitCode::from(1)
+}
+
+/// A table that fits a terminal of 100 columns.
+pub fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic)
+        .set_width(100)
+        .set_header(header);
+    table
+}
+
+/// A spinner on stderr that appears once work takes longer than a moment.
+pub fn spinner() -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} {elapsed}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+/// A seed in decimal or 0x hexadecimal.
+pub fn seed(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(hex) => u64::from_str_radix(&hex.replace('_', ""), 16),
+        None => text.replace('_', "").parse(),
+    };
+    parsed.map_err(|_| "need a u64, decimal or 0x hexadecimal".to_owned())
+}

@@ -1,0 +1,225 @@
+//! `wgtq replay`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anstyle::AnsiColor;
+use wgtq::driver::{DriverError, Outputs, check_writable};
+use wgtq::gpu::device::Selection;
+use wgtq::legs::LegName;
+use wgtq::replay::manifest::Input;
+use wgtq::replay::report::{CodecReport, Entry, Report, SCHEMA, ShapeReport, Status};
+use wgtq::replay::singlestep::{Request, Singlestep};
+use wgtq::replay::{Canary, Oracle, Variation};
+
+use super::GpuArgs;
+
+/// Replay one decode step through the kernels and compare it with the f64 oracles.
+///
+/// Writes `<out>.json` and `<out>_sdpa_out.bin` (f32 `[heads, head_dim]`; further legs add
+/// `.<leg>.bin`).
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Replay one captured decode step (the default)
+    #[arg(long)]
+    singlestep: bool,
+    /// Captured inputs: a JSON manifest
+    #[arg(long, value_name = "FILE")]
+    manifest: PathBuf,
+    /// A: attention on packed K and V. B: the same without rotations, must be far off. C: dense
+    /// attention on decoded K and V
+    #[arg(long, value_enum, ignore_case = true, default_value_t)]
+    variation: Variation,
+    /// Change a norm on purpose: in-range (bare), out-of-range; any other value, such as 1e9, is
+    /// out-of-range
+    #[arg(long, value_name = "WHERE", num_args = 0..=1, default_missing_value = "in-range")]
+    canary: Option<String>,
+    /// Change the in-range norm on the device only, so that the error must jump
+    #[arg(long, requires = "canary")]
+    canary_asymmetric: bool,
+    /// Which references to compare with
+    #[arg(long, value_enum, default_value_t)]
+    oracle: Oracle,
+    /// Where to write; a trailing .json is dropped to make the stem
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Who executes the kernels; may be given several times
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "wgsl")]
+    leg: Vec<LegName>,
+    #[command(flatten)]
+    gpu: GpuArgs,
+    /// Print the JSON report on stdout instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    fn canary(&self) -> Result<Canary, DriverError> {
+        let asymmetric = self.canary_asymmetric
+            || std::env::var("HF2Q_REPLAY_CANARY_ASYMMETRIC").is_ok_and(|v| v == "1");
+        match self.canary.as_deref() {
+            None => Ok(Canary::None),
+            Some("in-range") if asymmetric => Ok(Canary::InRangeAsymmetric),
+            Some("in-range") => Ok(Canary::InRange),
+            Some(other) if self.canary_asymmetric => Err(DriverError::Argument {
+                flag: "--canary-asymmetric",
+                need: "--canary in-range".to_owned(),
+                found: format!("--canary {other}"),
+            }),
+            Some(_) => Ok(Canary::OutOfRange),
+        }
+    }
+
+    /// Runs the sub-command.
+    pub fn run(self) -> Result<ExitCode, DriverError> {
+        let files = Files::new(&self.out);
+        check_writable(&files.json)?;
+        let bar = super::spinner();
+        bar.set_message("reading");
+        let input = Input::load(&self.manifest)?;
+        bar.set_message("computing the f64 references");
+        let request =
+            Request { variation: self.variation, canary: self.canary()?, oracle: self.oracle };
+        let single = Singlestep::new(&input, request)?;
+
+        let selection = Selection::from(self.gpu);
+        let mut outputs = Outputs::default();
+        let mut entries: Vec<Entry> = Vec::new();
+        for &name in &self.leg {
+            if entries.iter().any(|e| e.leg == name) {
+                continue;
+            }
+            bar.set_message(format!("running leg {}", name.as_str()));
+            let mut leg = name.open(&selection)?;
+            let replayed = single.run(leg.as_mut())?;
+            let bin = files.bin(name, entries.is_empty());
+            outputs.stage(&bin, bytemuck::cast_slice(&replayed.output))?;
+            entries.push(Entry { bin_path: bin.display().to_string(), ..replayed.entry });
+        }
+        bar.finish_and_clear();
+
+        let report = report(&input, entries)?;
+        let json = serde_json::to_string_pretty(&report).map_err(|e| DriverError::File {
+            path: files.json.clone(),
+            source: e.into(),
+        })?;
+        outputs.stage(&files.json, json.as_bytes())?;
+        outputs.commit()?;
+        if self.json {
+            super::print(&json);
+        } else {
+            show(&report, &files.json);
+        }
+        let good = |e: &Entry| matches!(e.status, Status::Pass | Status::NotJudged);
+        Ok(if report.legs.iter().all(good) { ExitCode::SUCCESS } else { ExitCode::from(2) })
+    }
+}
+
+/// Names of the files, all from one stem.
+struct Files {
+    stem: String,
+    json: PathBuf,
+}
+
+impl Files {
+    fn new(out: &Path) -> Self {
+        let text = out.to_string_lossy();
+        let stem = text.strip_suffix(".json").unwrap_or(&text).to_owned();
+        let json = PathBuf::from(format!("{stem}.json"));
+        Self { stem, json }
+    }
+
+    fn bin(&self, leg: LegName, first: bool) -> PathBuf {
+        let stem = &self.stem;
+        PathBuf::from(if first {
+            format!("{stem}_sdpa_out.bin")
+        } else {
+            format!("{stem}_sdpa_out.{}.bin", leg.as_str())
+        })
+    }
+}
+
+fn report(input: &Input, legs: Vec<Entry>) -> Result<Report, DriverError> {
+    let p = &input.params;
+    let first = legs.first().cloned().ok_or_else(|| DriverError::Argument {
+        flag: "--leg",
+        need: "at least one".to_owned(),
+        found: "none".to_owned(),
+    })?;
+    Ok(Report {
+        schema: SCHEMA,
+        version: env!("CARGO_PKG_VERSION"),
+        manifest: input.path.display().to_string(),
+        params: ShapeReport {
+            num_heads: p.n_heads,
+            num_kv_heads: p.n_kv_heads,
+            head_dim: p.head_dim,
+            kv_seq_len: p.kv_seq_len,
+            kv_capacity: p.kv_capacity,
+            scale: p.scale,
+            mask_type: p.mask_type,
+            sliding_window: p.sliding_window,
+            softcap: p.softcap,
+            ring_start: p.ring_start,
+        },
+        codec: CodecReport {
+            rotation: input.codec.rotation.name(),
+            k_bits: input.codec.bits.get(),
+            v_bits: input.codec.bits.get(),
+        },
+        first,
+        legs,
+    })
+}
+
+fn show(report: &Report, json: &Path) {
+    let p = &report.params;
+    super::print(&format!(
+        "{}\n{} query heads, {} KV heads, head_dim {}, {} of {} positions from slot {}, {}, {}/{} bits",
+        report.manifest,
+        p.num_heads,
+        p.num_kv_heads,
+        p.head_dim,
+        p.kv_seq_len,
+        p.kv_capacity,
+        p.ring_start,
+        report.codec.rotation,
+        report.codec.k_bits,
+        report.codec.v_bits,
+    ));
+    for e in &report.legs {
+        let number = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2e}"));
+        let good = matches!(e.status, Status::Pass | Status::NotJudged);
+        let color = if good { AnsiColor::Green } else { AnsiColor::Red }.on_default().bold();
+        let mut lines = vec![
+            format!("\nleg {} on {}", e.leg.as_str(), e.adapter.line()),
+            format!("  {color}{}{color:#}  {}", e.status.word(), e.reason),
+            format!(
+                "  nrmse {} from the dequantising oracle, largest difference {}",
+                number(e.dequant_oracle_nrmse),
+                number(e.max_abs_diff)
+            ),
+        ];
+        if let Some(identical) = e.canary_bit_identical {
+            let word = if identical { "bit for bit" } else { "NOT" };
+            lines.push(format!("  output {word} that of the run without the canary"));
+        }
+        if let Some(source) = e.independent_floor_source {
+            let what = match source {
+                "full" => "unquantised K and V",
+                _ => "K and V with only the newest row unquantised",
+            };
+            lines.push(format!("  nrmse {} from {what}: what the codec costs", number(e.independent_floor_nrmse)));
+        }
+        lines.push(format!(
+            "  {} split{}, pipelines {:.0} ms, run {:.1} ms",
+            e.splits,
+            if e.splits == 1 { "" } else { "s" },
+            e.timing.compile_ms,
+            e.timing.execute_ms
+        ));
+        super::print(&lines.join("\n"));
+    }
+    let bins: Vec<&str> = report.legs.iter().map(|e| e.bin_path.as_str()).collect();
+    super::note(&format!("\nwrote {}, {}", json.display(), bins.join(", ")));
+}

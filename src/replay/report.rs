@@ -1,0 +1,163 @@
+//! The JSON report of a replay. Clocks appear only in `ran_at` and `timing`, so that two reports
+//! diff cleanly.
+
+use serde::Serialize;
+
+use super::{Canary, Variation};
+use crate::gpu::device::AdapterReport;
+use crate::legs::LegName;
+
+/// Version of the report's format.
+pub const SCHEMA: &str = "wgtq.replay/1";
+
+/// The whole report: the fields of the first leg at top level, as older tools wrote them, and
+/// one entry a leg.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Name and version of the format.
+    pub schema: &'static str,
+    /// This crate's version.
+    pub version: &'static str,
+    /// The manifest replayed.
+    pub manifest: String,
+    /// The shape replayed.
+    pub params: ShapeReport,
+    /// The codec of the cache.
+    pub codec: CodecReport,
+    /// The first leg's entry.
+    #[serde(flatten)]
+    pub first: Entry,
+    /// Every leg's entry.
+    pub legs: Vec<Entry>,
+}
+
+/// Shape of the step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[expect(missing_docs, reason = "the manifest's own field names")]
+pub struct ShapeReport {
+    pub num_heads: u32,
+    pub num_kv_heads: u32,
+    pub head_dim: u32,
+    pub kv_seq_len: u32,
+    pub kv_capacity: u32,
+    pub scale: f32,
+    pub mask_type: u32,
+    pub sliding_window: u32,
+    pub softcap: f32,
+    pub ring_start: u32,
+}
+
+/// How the cache was encoded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CodecReport {
+    /// plain or srht.
+    pub rotation: &'static str,
+    /// Bits of a K code.
+    pub k_bits: u32,
+    /// Bits of a V code.
+    pub v_bits: u32,
+}
+
+/// The verdict on one leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// What was expected.
+    Pass,
+    /// Outside what was expected.
+    Mismatch,
+    /// Nothing to judge by: only the floor was asked for.
+    NotJudged,
+    /// NaN or infinity in the output, or a reference that proves nothing.
+    RuntimeError,
+}
+
+impl Status {
+    /// For people.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Mismatch => "MISMATCH",
+            Self::NotJudged => "not judged",
+            Self::RuntimeError => "ERROR",
+        }
+    }
+}
+
+/// Error of one query head.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HeadError {
+    /// Query head.
+    pub head: usize,
+    /// Largest absolute difference.
+    pub max_abs_diff: f64,
+}
+
+/// A shader text that ran.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SourceHash {
+    /// Label of the pipeline.
+    pub label: String,
+    /// SHA-256 of the text.
+    pub sha256: String,
+}
+
+/// Wall-clock times in milliseconds.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Timing {
+    /// Making pipelines.
+    pub compile_ms: f64,
+    /// Upload, dispatches and read-back.
+    pub execute_ms: f64,
+    /// The f64 oracles.
+    pub oracle_ms: f64,
+}
+
+/// One leg's result.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entry {
+    /// The leg.
+    pub leg: LegName,
+    /// What ran.
+    pub variation: Variation,
+    /// What was changed on purpose.
+    pub canary: Canary,
+    /// When, UTC.
+    pub ran_at: String,
+    /// The verdict.
+    pub status: Status,
+    /// What the verdict rests on, in words.
+    pub reason: String,
+    /// Error against the dequantising oracle; null where there is no answer.
+    pub dequant_oracle_nrmse: Option<f64>,
+    /// Bound on that error, derived from the largest score; null for a negative control.
+    pub tolerance: Option<f64>,
+    /// Largest absolute difference from the dequantising oracle.
+    pub max_abs_diff: Option<f64>,
+    /// The same per query head.
+    pub per_head_max_abs_diff: Vec<HeadError>,
+    /// Largest absolute score.
+    pub max_abs_score: f64,
+    /// Asymmetric canary: the error that the oracle predicts for the mutation.
+    pub predicted_canary_nrmse: Option<f64>,
+    /// Out-of-range canary: whether the output is bit for bit that of the run without.
+    pub canary_bit_identical: Option<bool>,
+    /// Error against attention on unquantised K and V.
+    pub independent_floor_nrmse: Option<f64>,
+    /// full, newest_row (the rest decoded), or null.
+    pub independent_floor_source: Option<&'static str>,
+    /// Whether the output holds a NaN or an infinity.
+    pub any_nan_inf_in_gpu_output: bool,
+    /// ok, or what went wrong.
+    pub exit_status: &'static str,
+    /// The output, f32 `[nh, D]`.
+    pub bin_path: String,
+    /// Splits of the context.
+    pub splits: u32,
+    /// The machine.
+    pub adapter: AdapterReport,
+    /// The shader texts.
+    pub sources: Vec<SourceHash>,
+    /// Times.
+    pub timing: Timing,
+}

@@ -1,0 +1,519 @@
+//! One decode step: the tape of each variation, the canaries, the references, the verdict.
+
+use std::borrow::Cow;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::manifest::{Input, Unquantised};
+use super::report::{Entry, HeadError, SourceHash, Status, Timing};
+use super::{CANARY_FACTOR, CANARY_NORM, CANARY_POSITION, Canary, Oracle, Variation};
+use crate::codec::Direction;
+use crate::contract::{Caps, Language};
+use crate::driver::DriverError;
+use crate::kernels::{dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht};
+use crate::legs::{BufferId, Leg, Run, Tape};
+use crate::metrics::compare;
+use crate::oracle::flash_attn_vec::attend_rows;
+use crate::oracle::flash_attn_vec_tq::dequantizing_attention;
+use crate::oracle::max_abs_score;
+use crate::params::{
+    DequantizeKvParams, FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams,
+    FwhtParams,
+};
+use crate::parity::attention_tolerance;
+use crate::source::Target;
+
+/// A negative control below this error has not failed as it must.
+pub const CONTROL_NRMSE: f64 = 0.3;
+/// How far the asymmetric canary's error may be from the predicted one: the kernel's own
+/// rounding, with a margin of two.
+pub const CANARY_TOLERANCE: f64 = 1e-5;
+
+/// What to replay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Request {
+    /// Which computation.
+    pub variation: Variation,
+    /// What is changed on purpose.
+    pub canary: Canary,
+    /// Which references.
+    pub oracle: Oracle,
+}
+
+/// Everything that does not depend on the leg: checked request, norms on both sides, references.
+#[derive(Debug)]
+pub struct Singlestep<'a> {
+    input: &'a Input,
+    request: Request,
+    device_k_norms: Cow<'a, [f32]>,
+    device_v_norms: Cow<'a, [f32]>,
+    reference: Vec<f64>,
+    floor: Option<(Vec<f64>, &'static str)>,
+    predicted: Option<f64>,
+    max_score: f64,
+    oracle_time: Duration,
+}
+
+/// A leg's entry with its output.
+#[derive(Debug)]
+pub struct Replayed {
+    /// The report's entry; `bin_path` is for the caller to fill.
+    pub entry: Entry,
+    /// f32 `[nh, D]`.
+    pub output: Vec<f32>,
+}
+
+impl<'a> Singlestep<'a> {
+    /// Checks the request against the input and computes the references.
+    pub fn new(input: &'a Input, request: Request) -> Result<Self, DriverError> {
+        check_request(input, request)?;
+        let start = Instant::now();
+        let doubled = double_canary_norm(input);
+        let (mut device_k_norms, mut device_v_norms) =
+            (Cow::Borrowed(&*input.k.norms), Cow::Borrowed(&*input.v.norms));
+        let mut predicted = None;
+        let reference = match request.canary {
+            Canary::InRange => {
+                device_k_norms = Cow::Owned(doubled.clone());
+                dequant_reference(input, Some(&doubled))?
+            }
+            Canary::InRangeAsymmetric => {
+                let reference = dequant_reference(input, None)?;
+                let mutated = dequant_reference(input, Some(&doubled))?;
+                predicted = nrmse(&mutated, &reference);
+                device_k_norms = Cow::Owned(doubled);
+                reference
+            }
+            Canary::OutOfRange => {
+                device_k_norms = outside_norms(input, &input.k.norms, &input.k_norms_canary)?;
+                device_v_norms = outside_norms(input, &input.v.norms, &input.v_norms_canary)?;
+                dequant_reference(input, None)?
+            }
+            Canary::None => dequant_reference(input, None)?,
+        };
+        let floor = match request.oracle {
+            Oracle::Dequant => None,
+            Oracle::IndependentFloor | Oracle::Both => floor_reference(input)?,
+        };
+        let rows = input.k.rows(input.codec, input.params.kv_capacity, &device_k_norms);
+        let score_params = FlashAttnVecParams::from(input.params);
+        let max_score = max_abs_score(&score_params, &input.q, &|h, s, o| rows.decode(h, s, o))?;
+        Ok(Self {
+            input,
+            request,
+            device_k_norms,
+            device_v_norms,
+            reference,
+            floor,
+            predicted,
+            max_score,
+            oracle_time: start.elapsed(),
+        })
+    }
+
+    /// Plays the step on `leg` and judges it.
+    pub fn run(&self, leg: &mut dyn Leg) -> Result<Replayed, DriverError> {
+        let step = Step::new(self, leg)?;
+        let (tape, out) = step.tape(&self.device_k_norms, &self.device_v_norms)?;
+        let run = leg.run(&tape)?;
+        let output = run.floats(out);
+        let bit_identical = match self.request.canary {
+            Canary::OutOfRange => {
+                let (clean, clean_out) = step.tape(&self.input.k.norms, &self.input.v.norms)?;
+                Some(leg.run(&clean)?.bytes(clean_out) == run.bytes(out))
+            }
+            _ => None,
+        };
+        let sources = tape
+            .source_hashes(match leg.name().language() {
+                Language::Wgsl => Target::WgslNative,
+                Language::Msl => Target::Msl,
+            })
+            .into_iter()
+            .map(|(label, sha256)| SourceHash { label, sha256 })
+            .collect();
+        let entry = self.judge(leg, &output, &run, bit_identical, step.params.nwg, sources);
+        Ok(Replayed { entry, output })
+    }
+
+    fn judge(
+        &self,
+        leg: &dyn Leg,
+        output: &[f32],
+        run: &Run,
+        bit_identical: Option<bool>,
+        splits: u32,
+        sources: Vec<SourceHash>,
+    ) -> Entry {
+        let d = self.input.codec.head_dim.len();
+        let difference = compare(output, &self.reference, d);
+        let floor = self.floor.as_ref().map(|(reference, _)| compare(output, reference, d));
+        let nan_inf = output.iter().any(|x| !x.is_finite());
+        let tolerance = match self.request.variation {
+            Variation::B => None,
+            _ => Some(attention_tolerance(self.max_score)),
+        };
+        let failed = difference.as_ref().err().or(floor.as_ref().and_then(|f| f.as_ref().err()));
+        let (status, reason) = match failed {
+            Some(error) => (Status::RuntimeError, error.to_string()),
+            None if self.request.oracle == Oracle::IndependentFloor => {
+                (Status::NotJudged, "only the floor was asked for".to_owned())
+            }
+            None => self.verdict(difference.as_ref().map_or(f64::NAN, |d| d.nrmse), tolerance, bit_identical),
+        };
+        let dequant = difference.ok().filter(|_| self.request.oracle != Oracle::IndependentFloor);
+        Entry {
+            leg: leg.name(),
+            variation: self.request.variation,
+            canary: self.request.canary,
+            ran_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            status,
+            reason,
+            dequant_oracle_nrmse: dequant.as_ref().map(|d| d.nrmse),
+            tolerance,
+            max_abs_diff: dequant.as_ref().map(|d| d.max_abs),
+            per_head_max_abs_diff: dequant.map_or_else(Vec::new, |d| {
+                let heads = d.per_row.into_iter().enumerate();
+                heads.map(|(head, max_abs_diff)| HeadError { head, max_abs_diff }).collect()
+            }),
+            max_abs_score: self.max_score,
+            predicted_canary_nrmse: self.predicted,
+            canary_bit_identical: bit_identical,
+            independent_floor_nrmse: floor.and_then(Result::ok).map(|d| d.nrmse),
+            independent_floor_source: self.floor.as_ref().map(|(_, source)| *source),
+            any_nan_inf_in_gpu_output: nan_inf,
+            exit_status: match status {
+                Status::Pass | Status::NotJudged => "ok",
+                Status::Mismatch => "mismatch",
+                Status::RuntimeError if nan_inf => "nan_inf",
+                Status::RuntimeError => "error",
+            },
+            bin_path: String::new(),
+            splits,
+            adapter: leg.adapter().clone(),
+            sources,
+            timing: Timing {
+                compile_ms: run.compile.as_secs_f64() * 1e3,
+                execute_ms: run.execute.as_secs_f64() * 1e3,
+                oracle_ms: self.oracle_time.as_secs_f64() * 1e3,
+            },
+        }
+    }
+
+    /// Whether the error is what this variation and canary must show.
+    fn verdict(&self, nrmse: f64, tolerance: Option<f64>, identical: Option<bool>) -> (Status, String) {
+        let (good, reason) = match (tolerance, self.predicted) {
+            (None, _) => (
+                nrmse > CONTROL_NRMSE,
+                format!("negative control: error must be over {CONTROL_NRMSE}"),
+            ),
+            (Some(_), Some(predicted)) => (
+                (nrmse - predicted).abs() <= CANARY_TOLERANCE,
+                format!("canary: error must be the predicted {predicted:.3e}, to {CANARY_TOLERANCE:e}"),
+            ),
+            (Some(tolerance), None) => {
+                (nrmse <= tolerance, format!("error must be at most {tolerance:.2e}"))
+            }
+        };
+        match identical {
+            Some(false) => {
+                (Status::Mismatch, "canary: norms of empty slots changed the output".to_owned())
+            }
+            _ if good => (Status::Pass, reason),
+            _ => (Status::Mismatch, reason),
+        }
+    }
+}
+
+fn check_request(input: &Input, request: Request) -> Result<(), DriverError> {
+    let p = &input.params;
+    match request.canary {
+        Canary::InRange | Canary::InRangeAsymmetric if p.kv_seq_len <= CANARY_POSITION => {
+            Err(DriverError::Argument {
+                flag: "--canary in-range",
+                need: format!("position {CANARY_POSITION} to be stored"),
+                found: format!("kv_seq_len {}", p.kv_seq_len),
+            })
+        }
+        Canary::OutOfRange if p.kv_seq_len == p.kv_capacity => Err(DriverError::Argument {
+            flag: "--canary out-of-range",
+            need: "a slot that holds no position".to_owned(),
+            found: format!("kv_seq_len = kv_capacity = {}", p.kv_capacity),
+        }),
+        _ if request.oracle == Oracle::IndependentFloor
+            && input.unquantised == Unquantised::None =>
+        {
+            Err(DriverError::Argument {
+                flag: "--oracle independent-floor",
+                need: "k_pre_quant and v_pre_quant, or the full ones, in the manifest".to_owned(),
+                found: "neither".to_owned(),
+            })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// K norms with the in-range canary's norm doubled (both blocks at head_dim 512).
+fn double_canary_norm(input: &Input) -> Vec<f32> {
+    let mut norms = input.k.norms.clone();
+    let npp = input.codec.head_dim.norms_per_pos() as usize;
+    if let Ok(ring) = input.ring()
+        && CANARY_POSITION < ring.len()
+    {
+        let slot = ring.slot(CANARY_POSITION) as usize;
+        norms[slot * npp..(slot + 1) * npp].iter_mut().for_each(|n| *n *= CANARY_FACTOR);
+    }
+    norms
+}
+
+/// Norms with every slot that holds no position set to 1e9, or the manifest's canary file.
+fn outside_norms<'a>(
+    input: &Input,
+    norms: &[f32],
+    file: &'a Option<Vec<f32>>,
+) -> Result<Cow<'a, [f32]>, DriverError> {
+    if let Some(file) = file {
+        return Ok(Cow::Borrowed(file));
+    }
+    let (ring, npp) = (input.ring()?, input.codec.head_dim.norms_per_pos() as usize);
+    let mut norms = norms.to_vec();
+    for (i, norm) in norms.iter_mut().enumerate() {
+        if !ring.holds((i / npp % ring.capacity() as usize) as u32) {
+            *norm = CANARY_NORM;
+        }
+    }
+    Ok(Cow::Owned(norms))
+}
+
+/// The dequantising oracle, on the compact rows where the manifest has them. `k_norms` replaces
+/// the K norms, by slot.
+fn dequant_reference(input: &Input, k_norms: Option<&[f32]>) -> Result<Vec<f64>, DriverError> {
+    let p = input.params;
+    let Some((k, v)) = &input.compact else {
+        let k = input.k.rows(input.codec, p.kv_capacity, k_norms.unwrap_or(&input.k.norms));
+        let v = input.v.rows(input.codec, p.kv_capacity, &input.v.norms);
+        return Ok(dequantizing_attention(&p, &input.q, k, v)?);
+    };
+    let mut norms = Cow::Borrowed(&*k.norms);
+    if k_norms.is_some() {
+        let npp = input.codec.head_dim.norms_per_pos() as usize;
+        let at = CANARY_POSITION as usize * npp;
+        norms.to_mut()[at..at + npp].iter_mut().for_each(|n| *n *= CANARY_FACTOR);
+    }
+    let compact = FlashAttnVecTqParams { kv_capacity: p.kv_seq_len, ring_start: 0, ..p };
+    let k = k.rows(input.codec, p.kv_seq_len, &norms);
+    let v = v.rows(input.codec, p.kv_seq_len, &v.norms);
+    Ok(dequantizing_attention(&compact, &input.q, k, v)?)
+}
+
+/// Attention on unquantised K and V, and which positions were unquantised.
+fn floor_reference(input: &Input) -> Result<Option<(Vec<f64>, &'static str)>, DriverError> {
+    let p = FlashAttnVecParams::from(input.params);
+    let (n, d) = (p.kv_seq_len, input.codec.head_dim.len());
+    let copy = |from: &[f32], out: &mut [f64]| {
+        out.iter_mut().zip(from).for_each(|(o, &x)| *o = f64::from(x));
+    };
+    Ok(match &input.unquantised {
+        Unquantised::None => None,
+        Unquantised::Full { k, v } => {
+            let chronological = FlashAttnVecParams { kv_capacity: n, ring_start: 0, ..p };
+            let row = |all: &[f32], h: u32, i: u32, out: &mut [f64]| {
+                copy(&all[(h as usize * n as usize + i as usize) * d..][..d], out);
+            };
+            let out = attend_rows(
+                &chronological,
+                &input.q,
+                &|h, i, o| row(k, h, i, o),
+                &|h, i, o| row(v, h, i, o),
+            )?;
+            Some((out, "full"))
+        }
+        Unquantised::NewestRow { k, v } => {
+            let newest = input.ring()?.slot(n - 1);
+            let k_rows = input.k.rows(input.codec, p.kv_capacity, &input.k.norms);
+            let v_rows = input.v.rows(input.codec, p.kv_capacity, &input.v.norms);
+            let out = attend_rows(
+                &p,
+                &input.q,
+                &|h, s, o| {
+                    if s == newest { copy(&k[h as usize * d..][..d], o) } else { k_rows.decode(h, s, o) }
+                },
+                &|h, s, o| {
+                    if s == newest { copy(&v[h as usize * d..][..d], o) } else { v_rows.decode(h, s, o) }
+                },
+            )?;
+            Some((out, "newest_row"))
+        }
+    })
+}
+
+/// `sqrt(sum d^2 / sum ref^2)` of two references; none if the second is zero.
+fn nrmse(a: &[f64], reference: &[f64]) -> Option<f64> {
+    let power: f64 = reference.iter().map(|r| r * r).sum();
+    let error: f64 = a.iter().zip(reference).map(|(a, r)| (a - r).powi(2)).sum();
+    (power > 0.0).then(|| (error / power).sqrt())
+}
+
+/// The step planned for one leg.
+struct Step<'a> {
+    single: &'a Singlestep<'a>,
+    caps: Caps,
+    language: Language,
+    params: FlashAttnVecTqParams,
+}
+
+impl<'a> Step<'a> {
+    fn new(single: &'a Singlestep<'a>, leg: &dyn Leg) -> Result<Self, DriverError> {
+        let (caps, language) = (leg.caps(), leg.name().language());
+        let mut params = single.input.params;
+        let shape = FlashAttnVecParams::from(params);
+        let visible = params.kv_seq_len - shape.first_visible();
+        params.nwg = Self::tq_problem(single.input).splits(visible, &caps, language)?;
+        Ok(Self { single, caps, language, params })
+    }
+
+    fn tq_problem(input: &Input) -> flash_attn_vec_tq::Problem {
+        flash_attn_vec_tq::Problem {
+            codec: input.codec,
+            num_heads: input.params.n_heads,
+            num_kv_heads: input.params.n_kv_heads,
+        }
+    }
+
+    /// The variation's dispatches over the given norms; the second value is the output.
+    fn tape<'t>(&self, k_norms: &'t [f32], v_norms: &'t [f32]) -> Result<(Tape<'t>, BufferId), DriverError>
+    where
+        'a: 't,
+    {
+        let input = self.single.input;
+        let mut tape = Tape::default();
+        // The query is rotated in place, so it is an in-out buffer even where nothing changes it.
+        let q = tape.in_out("q", bytemuck::cast_slice::<f32, u8>(&input.q));
+        let k = tape.input("k_packed", &*input.k.packed);
+        let k_norms = tape.input("k_norms", bytemuck::cast_slice::<f32, u8>(k_norms));
+        let v = tape.input("v_packed", &*input.v.packed);
+        let v_norms = tape.input("v_norms", bytemuck::cast_slice::<f32, u8>(v_norms));
+        let out = tape.output("out", input.q.len() as u64 * 4);
+        match self.single.request.variation {
+            Variation::A => {
+                self.rotate(&mut tape, q, Direction::Forward, self.params.n_heads)?;
+                self.attend_packed(&mut tape, [q, k, k_norms, v, v_norms], out)?;
+                self.rotate(&mut tape, out, Direction::Inverse, self.params.n_heads)?;
+            }
+            Variation::B => self.attend_packed(&mut tape, [q, k, k_norms, v, v_norms], out)?,
+            Variation::C => {
+                let k = self.decode(&mut tape, k, k_norms, "k decoded")?;
+                let v = self.decode(&mut tape, v, v_norms, "v decoded")?;
+                self.attend_dense(&mut tape, [q, k, v], out)?;
+            }
+        }
+        Ok((tape, out))
+    }
+
+    fn rotate(
+        &self,
+        tape: &mut Tape<'_>,
+        data: BufferId,
+        direction: Direction,
+        rows: u32,
+    ) -> Result<(), DriverError> {
+        let codec = self.single.input.codec;
+        let problem = fwht::Problem { head_dim: codec.head_dim, rotation: codec.rotation, direction };
+        let params = FwhtParams { head_dim: codec.head_dim.get(), num_heads: rows };
+        let launch = problem.launch(&params, &self.caps, self.language)?;
+        tape.step(problem.plan(&self.caps, self.language)?, launch, &[data]);
+        Ok(())
+    }
+
+    fn attend_packed(
+        &self,
+        tape: &mut Tape<'_>,
+        inputs: [BufferId; 5],
+        out: BufferId,
+    ) -> Result<(), DriverError> {
+        let problem = Self::tq_problem(self.single.input);
+        let dst = self.partials_or(tape, out);
+        let launch = problem.launch(&self.params, &self.caps, self.language)?;
+        let buffers: Vec<BufferId> = inputs.into_iter().chain([dst]).collect();
+        tape.step(problem.plan(&self.caps, self.language)?, launch, &buffers);
+        self.reduce(tape, dst, out)
+    }
+
+    /// Decodes and un-rotates K or V into `[nkv, n, D]`, chronological.
+    fn decode(
+        &self,
+        tape: &mut Tape<'_>,
+        packed: BufferId,
+        norms: BufferId,
+        label: &'static str,
+    ) -> Result<BufferId, DriverError> {
+        let (p, codec) = (&self.params, self.single.input.codec);
+        let problem = dequantize_kv::Problem { codec };
+        let params = DequantizeKvParams {
+            head_dim: p.head_dim,
+            num_kv_heads: p.n_kv_heads,
+            read_pos: p.ring_start,
+            cache_capacity: p.kv_capacity,
+            norms_per_pos: codec.head_dim.norms_per_pos(),
+            scale_factor_d512: p.scale_factor_d512,
+            num_tokens: p.kv_seq_len,
+            dst_token_stride: p.head_dim,
+            dst_head_stride: p.head_dim.checked_mul(p.kv_seq_len).ok_or_else(|| {
+                crate::Error::param("kv_seq_len", "head_dim x kv_seq_len under 2^32", p.kv_seq_len)
+            })?,
+        };
+        let dense = tape.scratch(label, params.dst_floats() * 4);
+        let launch = problem.launch(&params, &self.caps)?;
+        tape.step(problem.plan(&self.caps, self.language)?, launch, &[packed, norms, dense]);
+        let rows = u64::from(p.n_kv_heads) * u64::from(p.kv_seq_len);
+        let rows = u32::try_from(rows)
+            .map_err(|_| crate::Error::param("kv_seq_len", "under 2^32 rows", rows))?;
+        self.rotate(tape, dense, Direction::Inverse, rows)?;
+        Ok(dense)
+    }
+
+    fn attend_dense(
+        &self,
+        tape: &mut Tape<'_>,
+        inputs: [BufferId; 3],
+        out: BufferId,
+    ) -> Result<(), DriverError> {
+        let p = FlashAttnVecParams::from(self.params);
+        let params = FlashAttnVecParams { kv_capacity: p.kv_seq_len, ring_start: 0, ..p };
+        let problem = flash_attn_vec::Problem {
+            head_dim: self.single.input.codec.head_dim,
+            kv_type: flash_attn_vec::KvType::F32,
+            num_heads: p.n_heads,
+            num_kv_heads: p.n_kv_heads,
+        };
+        let dst = self.partials_or(tape, out);
+        let launch = problem.launch(&params, &self.caps, self.language)?;
+        let buffers: Vec<BufferId> = inputs.into_iter().chain([dst]).collect();
+        tape.step(problem.plan(&self.caps, self.language)?, launch, &buffers);
+        self.reduce(tape, dst, out)
+    }
+
+    fn partials_or(&self, tape: &mut Tape<'_>, out: BufferId) -> BufferId {
+        if self.params.nwg == 1 {
+            return out;
+        }
+        tape.scratch("partials", FlashAttnVecParams::from(self.params).dst_floats() * 4)
+    }
+
+    fn reduce(
+        &self,
+        tape: &mut Tape<'_>,
+        partials: BufferId,
+        out: BufferId,
+    ) -> Result<(), DriverError> {
+        if self.params.nwg == 1 {
+            return Ok(());
+        }
+        let problem =
+            flash_attn_vec_reduce::Problem { head_dim: self.single.input.codec.head_dim };
+        let params =
+            FlashAttnVecReduceParams { nrows: self.params.n_heads, nwg: self.params.nwg };
+        let launch = problem.launch(&params, &self.caps)?;
+        tape.step(problem.plan(&self.caps, self.language)?, launch, &[partials, out]);
+        Ok(())
+    }
+}
