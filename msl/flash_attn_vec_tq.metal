@@ -144,7 +144,8 @@ kernel void flash_attn_vec_tq(
         }
     }
 
-    // Phase 5: merge the row groups, one query head at a time, and store.
+    // Phase 5: merge the row groups, one query head at a time, and store. Two barriers a head are
+    // enough: each array is read between one pair of barriers and written between the other.
     for (uint h = 0; h < GROUP; h++) {
         if (lane == 0u) {
             merge_max[row_group] = top[h];
@@ -176,6 +177,5 @@ kernel void flash_attn_vec_tq(
                 dst[at + 1u] = all_top;
             }
         }
-        threadgroup_barrier(mem_flags::mem_threadgroup); // merge memory is reused by the next head
     }
 }

@@ -48,9 +48,9 @@ pub struct Contract {
     pub params: &'static [Field],
     /// Fields of `params` that the published block ends with; the rest are this project's.
     pub published_params: usize,
-    /// Text of wgsl/<stem>.wgsl.
+    /// Text of `wgsl/<stem>.wgsl`.
     pub wgsl: &'static str,
-    /// Text of msl/<stem>.metal.
+    /// Text of `msl/<stem>.metal`.
     pub msl: &'static str,
 }
 

@@ -50,7 +50,11 @@ pub struct Difference {
 ///
 /// NaN and infinities are looked for first, on both sides, and are errors; so is a reference of
 /// zeros.
-pub fn compare(output: &[f32], reference: &[f64], row_len: usize) -> Result<Difference, MetricError> {
+pub fn compare(
+    output: &[f32],
+    reference: &[f64],
+    row_len: usize,
+) -> Result<Difference, MetricError> {
     if output.len() != reference.len() {
         return Err(MetricError::Length { needed: reference.len(), found: output.len() });
     }

@@ -57,7 +57,8 @@ impl QuantizeKvParams {
         if self.is_sliding == 0 {
             return Some(self.write_pos + t);
         }
-        let overwritten = u64::from(t) + u64::from(self.cache_capacity) < u64::from(self.num_tokens);
+        let overwritten =
+            u64::from(t) + u64::from(self.cache_capacity) < u64::from(self.num_tokens);
         let slot = (u64::from(self.write_pos) + u64::from(t)) % u64::from(self.cache_capacity);
         (!overwritten).then_some(slot as u32)
     }

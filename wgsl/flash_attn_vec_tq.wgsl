@@ -141,7 +141,8 @@ fn main(
         }
     }
 
-    // Phase 5: merge the row groups, one query head at a time, and store.
+    // Phase 5: merge the row groups, one query head at a time, and store. Two barriers a head are
+    // enough: each array is read between one pair of barriers and written between the other.
     for (var h = 0u; h < GROUP; h++) {
         if (lane == 0u) {
             merge_max[row_group] = top[h];
@@ -173,6 +174,5 @@ fn main(
                 dst[at + 1u] = all_top;
             }
         }
-        workgroupBarrier(); // merge memory is reused by the next head
     }
 }

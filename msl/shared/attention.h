@@ -21,13 +21,18 @@ inline uint ring_slot(uint i, uint ring_start, uint capacity) {
     return s >= capacity ? s - capacity : s;
 }
 
-// c * tanh(s / c), or s when c is 0. Written with exp of a negative argument: the fast tanh
-// overflows to NaN.
+// c * tanh(s / c), or s when c is 0. Near 0 by its series, elsewhere with exp of a negative
+// argument: that never overflows, as the fast tanh does.
 inline float soften(float s, float c) {
     if (c <= 0.0f) {
         return s;
     }
-    float t = precise::exp(-2.0f * abs(s / c));
+    float x = s / c;
+    float x2 = x * x;
+    if (x2 < 0.0625f) {
+        return s * (1.0f - x2 * (1.0f / 3.0f - x2 * (2.0f / 15.0f - x2 * (17.0f / 315.0f - x2 * (62.0f / 2835.0f)))));
+    }
+    float t = precise::exp(-2.0f * abs(x));
     return sign(s) * c * ((1.0f - t) / (1.0f + t));
 }
 

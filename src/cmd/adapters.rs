@@ -31,8 +31,17 @@ impl Args {
         if adapters.is_empty() {
             return Err(DriverError::no_adapter());
         }
-        let header =
-            ["adapter", "backend", "type", "subgroup", "f16", "time", "native", "workgroup", "binding"];
+        let header = [
+            "adapter",
+            "backend",
+            "type",
+            "subgroup",
+            "f16",
+            "time",
+            "native",
+            "workgroup",
+            "binding",
+        ];
         let mut table = super::table(&header);
         for a in &adapters {
             let yes = |b: bool| if b { "yes" } else { "-" }.to_owned();

@@ -99,10 +99,8 @@ impl Args {
         bar.finish_and_clear();
 
         let report = report(&input, entries)?;
-        let json = serde_json::to_string_pretty(&report).map_err(|e| DriverError::File {
-            path: files.json.clone(),
-            source: e.into(),
-        })?;
+        let json = serde_json::to_string_pretty(&report)
+            .map_err(|e| DriverError::File { path: files.json.clone(), source: e.into() })?;
         outputs.stage(&files.json, json.as_bytes())?;
         outputs.commit()?;
         if self.json {
@@ -209,7 +207,10 @@ fn show(report: &Report, json: &Path) {
                 "full" => "unquantised K and V",
                 _ => "K and V with only the newest row unquantised",
             };
-            lines.push(format!("  nrmse {} from {what}: what the codec costs", number(e.independent_floor_nrmse)));
+            lines.push(format!(
+                "  nrmse {} from {what}: what the codec costs",
+                number(e.independent_floor_nrmse)
+            ));
         }
         lines.push(format!(
             "  {} split{}, pipelines {:.0} ms, run {:.1} ms",

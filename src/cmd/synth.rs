@@ -42,10 +42,10 @@ pub struct Args {
     #[arg(long, default_value_t = 0)]
     sliding_window: u32,
     /// c tanh(score / c); 0 is off
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     softcap: f32,
     /// Factor on dot(q, k) [default: 1 / sqrt(head_dim)]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     scale: Option<f32>,
     /// Rotation of the codec
     #[arg(long, value_enum, default_value_t)]

@@ -37,7 +37,7 @@ impl HeadDim {
     }
 
     /// The number of coordinates, for indexing.
-    pub const fn len(self) -> usize {
+    pub const fn as_usize(self) -> usize {
         self.0 as usize
     }
 

@@ -30,11 +30,7 @@ impl Ring {
             ));
         }
         if len > capacity {
-            return Err(Error::param(
-                "kv_seq_len",
-                format!("at most kv_capacity {capacity}"),
-                len,
-            ));
+            return Err(Error::param("kv_seq_len", format!("at most kv_capacity {capacity}"), len));
         }
         Ok(Self { capacity, start, len })
     }

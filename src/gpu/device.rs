@@ -178,14 +178,13 @@ impl Gpu {
                 | wgpu::Features::SHADER_F16
                 | wgpu::Features::TIMESTAMP_QUERY
                 | wgpu::Features::PASSTHROUGH_SHADERS);
-        let (device, queue) =
-            pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
-                label: Some("wgtq"),
-                required_features: features,
-                required_limits: adapter.limits(),
-                ..Default::default()
-            }))
-            .map_err(|e| DriverError::Gpu { message: e.to_string() })?;
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: Some("wgtq"),
+            required_features: features,
+            required_limits: adapter.limits(),
+            ..Default::default()
+        }))
+        .map_err(|e| DriverError::Gpu { message: e.to_string() })?;
         let caps = Caps::of(&device);
         Ok(Self { device, queue, report: AdapterReport::of(adapter), caps })
     }

@@ -152,7 +152,9 @@ impl RawKernel {
         let backend = device.adapter_info().backend;
         let (needed, name) = match &code {
             PassthroughCode::Msl(_) => (wgpu::Backend::Metal, "an adapter of the Metal backend"),
-            PassthroughCode::SpirV(_) => (wgpu::Backend::Vulkan, "an adapter of the Vulkan backend"),
+            PassthroughCode::SpirV(_) => {
+                (wgpu::Backend::Vulkan, "an adapter of the Vulkan backend")
+            }
         };
         if backend != needed {
             return Err(Error::Feature { kernel: plan.contract.stem, feature: name });

@@ -83,7 +83,11 @@ impl Problem {
     pub fn launch(&self, params: &DequantizeKvParams, caps: &Caps) -> Result<Launch> {
         let head_dim = params.check()?;
         if head_dim != self.codec.head_dim {
-            return Err(Error::param("head_dim", format!("the plan's {}", self.codec.head_dim), head_dim));
+            return Err(Error::param(
+                "head_dim",
+                format!("the plan's {}", self.codec.head_dim),
+                head_dim,
+            ));
         }
         if params.num_tokens == 0 {
             return Err(Error::param("num_tokens", "at least 1", 0));

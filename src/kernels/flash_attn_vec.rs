@@ -19,7 +19,11 @@ pub const CONTRACT: Contract = Contract {
         Binding { name: "q", access: Access::Read, layout: "f32 [head][coord]" },
         Binding { name: "k", access: Access::Read, layout: "f32 or f16 [kv_head][slot][coord]" },
         Binding { name: "v", access: Access::Read, layout: "f32 or f16 [kv_head][slot][coord]" },
-        Binding { name: "dst", access: Access::ReadWrite, layout: "f32 [head][coord], or partials" },
+        Binding {
+            name: "dst",
+            access: Access::ReadWrite,
+            layout: "f32 [head][coord], or partials",
+        },
     ],
     params: &[
         ("n_heads", U32),

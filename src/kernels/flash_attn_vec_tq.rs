@@ -21,7 +21,11 @@ pub const CONTRACT: Contract = Contract {
         Binding { name: "k_norms", access: Access::Read, layout: "f32 [kv_head][slot][block]" },
         Binding { name: "v_packed", access: Access::Read, layout: "u32 [kv_head][slot][word]" },
         Binding { name: "v_norms", access: Access::Read, layout: "f32 [kv_head][slot][block]" },
-        Binding { name: "dst", access: Access::ReadWrite, layout: "f32 [head][coord], or partials" },
+        Binding {
+            name: "dst",
+            access: Access::ReadWrite,
+            layout: "f32 [head][coord], or partials",
+        },
     ],
     params: &[
         ("n_heads", U32),

@@ -62,8 +62,10 @@ impl Problem {
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
         let signs = has_signs(self.rotation);
-        let (before, after) =
-            (signs && self.direction == Direction::Forward, signs && self.direction == Direction::Inverse);
+        let (before, after) = (
+            signs && self.direction == Direction::Forward,
+            signs && self.direction == Direction::Inverse,
+        );
         let rows = self.rows_per_workgroup(language);
         let mut constants: Vec<Constant> = head_dim_constants(self.head_dim);
         constants.extend(rotation_constants(self.head_dim, before, after));
@@ -94,7 +96,11 @@ impl Problem {
     /// One dispatch over `params.num_heads` rows.
     pub fn launch(&self, params: &FwhtParams, caps: &Caps, language: Language) -> Result<Launch> {
         if params.head_dim != self.head_dim.get() {
-            return Err(Error::param("head_dim", format!("the plan's {}", self.head_dim), params.head_dim));
+            return Err(Error::param(
+                "head_dim",
+                format!("the plan's {}", self.head_dim),
+                params.head_dim,
+            ));
         }
         if params.num_heads == 0 {
             return Err(Error::param("num_heads", "at least 1", 0));

@@ -88,7 +88,7 @@ fn rotation_constants(head_dim: HeadDim, before: bool, after: bool) -> Vec<Const
     vec![
         constant("SIGN_BEFORE", before),
         constant("SIGN_AFTER", after),
-        constant("SIGN_WORDS", signs::words(head_dim.len())),
+        constant("SIGN_WORDS", signs::words(head_dim.as_usize())),
     ]
 }
 

@@ -2,7 +2,9 @@
 
 use bytemuck::bytes_of;
 
-use super::{codec_constants, has_signs, head_dim_constants, kernel, rotate_bytes, rotation_constants};
+use super::{
+    codec_constants, has_signs, head_dim_constants, kernel, rotate_bytes, rotation_constants,
+};
 use crate::codec::{Codec, ZERO_NORM, codebook, row};
 use crate::contract::Scalar::{F32, U32};
 use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan, constant, grid};
@@ -83,7 +85,11 @@ impl Problem {
         let plan = Plan {
             contract: &CONTRACT,
             language,
-            label: format!("quantize_kv_d{head_dim}_b{}_{}", bits.get(), self.codec.rotation.name()),
+            label: format!(
+                "quantize_kv_d{head_dim}_b{}_{}",
+                bits.get(),
+                self.codec.rotation.name()
+            ),
             constants,
             pieces: vec!["rotate"],
             workgroup_size: THREADS,
@@ -108,7 +114,11 @@ impl Problem {
     ) -> Result<Launch> {
         let head_dim = params.check()?;
         if head_dim != self.codec.head_dim {
-            return Err(Error::param("head_dim", format!("the plan's {}", self.codec.head_dim), head_dim));
+            return Err(Error::param(
+                "head_dim",
+                format!("the plan's {}", self.codec.head_dim),
+                head_dim,
+            ));
         }
         if params.num_tokens == 0 {
             return Err(Error::param("num_tokens", "at least 1", 0));
@@ -117,7 +127,11 @@ impl Problem {
         let slots = u64::from(params.num_kv_heads) * u64::from(params.cache_capacity);
         Ok(Launch {
             contract: &CONTRACT,
-            grid: grid("quantize_kv", rows.div_ceil(self.rows_per_workgroup(language).into()), caps)?,
+            grid: grid(
+                "quantize_kv",
+                rows.div_ceil(self.rows_per_workgroup(language).into()),
+                caps,
+            )?,
             needed: vec![
                 rows * u64::from(head_dim.get()) * 4,
                 slots * row::row_bytes(head_dim, self.codec.bits),

@@ -95,7 +95,13 @@ impl RowGroups {
         visible.div_ceil(128).clamp(1, fill.min(64))
     }
 
-    pub fn grid(&self, kernel: &'static str, shape: Shape, nwg: u32, caps: &Caps) -> Result<[u32; 3]> {
+    pub fn grid(
+        &self,
+        kernel: &'static str,
+        shape: Shape,
+        nwg: u32,
+        caps: &Caps,
+    ) -> Result<[u32; 3]> {
         let x = shape.num_kv_heads * self.groups_per_kv;
         let (needed, found) = (u64::from(x.max(nwg)), u64::from(caps.max_workgroups_per_dim));
         if needed > found {
@@ -122,8 +128,7 @@ mod tests {
     use super::*;
 
     fn choose(d: u32, g: u32, subgroup: Option<u32>) -> RowGroups {
-        let shape =
-            Shape { head_dim: HeadDim::new(d).unwrap(), num_heads: g * 2, num_kv_heads: 2 };
+        let shape = Shape { head_dim: HeadDim::new(d).unwrap(), num_heads: g * 2, num_kv_heads: 2 };
         RowGroups::choose(shape, &Caps { subgroup_size: subgroup, ..Caps::WEBGPU }, Language::Wgsl)
             .unwrap()
     }
@@ -141,7 +146,10 @@ mod tests {
     #[test]
     fn up_to_eight_query_heads_share_one_read() {
         for g in 1..=8 {
-            assert_eq!((choose(128, g, Some(32)).group, choose(128, g, None).groups_per_kv), (g, 1));
+            assert_eq!(
+                (choose(128, g, Some(32)).group, choose(128, g, None).groups_per_kv),
+                (g, 1)
+            );
         }
         let c = choose(128, 13, Some(32));
         assert_eq!((c.group, c.groups_per_kv), (7, 2));

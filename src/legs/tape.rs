@@ -133,11 +133,8 @@ impl<'a> Tape<'a> {
     /// Checks guard and poison of what came back for `id` and returns the buffer's own bytes.
     pub(super) fn accept(&self, id: BufferId, mut bytes: Vec<u8>) -> Result<Vec<u8>, DriverError> {
         let slot = &self.slots[id.0];
-        let fail = |message| DriverError::Output {
-            kernel: self.writer(id),
-            buffer: slot.label,
-            message,
-        };
+        let fail =
+            |message| DriverError::Output { kernel: self.writer(id), buffer: slot.label, message };
         let poisoned = |word: &[u8]| word == POISON.to_le_bytes();
         let guard = bytes.split_off(slot.bytes as usize);
         if let Some(at) = guard.chunks_exact(4).position(|w| !poisoned(w)) {

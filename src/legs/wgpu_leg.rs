@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::tape::{BufferId, Run, Tape};
 use super::{Leg, LegName, spirv};
-use crate::contract::{Access, Caps, Plan};
+use crate::contract::{Access, Caps, Contract, Language, Plan};
 use crate::driver::DriverError;
 use crate::gpu::device::{AdapterReport, Gpu, Selection};
 use crate::gpu::{Checks, Options, PassthroughCode, RawKernel};
@@ -15,6 +15,7 @@ pub struct WgpuLeg {
     name: LegName,
     gpu: Gpu,
     kernels: Vec<(Plan, RawKernel)>,
+    replaced: Vec<(String, String)>,
 }
 
 impl WgpuLeg {
@@ -25,7 +26,7 @@ impl WgpuLeg {
 
     /// A leg on an open device.
     pub fn on(name: LegName, gpu: Gpu) -> Self {
-        Self { name, gpu, kernels: Vec::new() }
+        Self { name, gpu, kernels: Vec::new(), replaced: Vec::new() }
     }
 
     /// The device.
@@ -33,20 +34,43 @@ impl WgpuLeg {
         &self.gpu
     }
 
+    /// Runs `text` in place of the kernel `stem`'s own file, behind the same contract: for
+    /// mutation tests, and for trying a changed kernel.
+    pub fn replace_source(&mut self, stem: &str, text: &str) {
+        self.replaced.retain(|(s, _)| s != stem);
+        self.replaced.push((stem.to_owned(), text.to_owned()));
+        self.kernels.clear();
+    }
+
+    /// The plan with the replaced text, if there is one.
+    fn effective(&self, plan: &Plan) -> Plan {
+        let Some((_, text)) = self.replaced.iter().find(|(s, _)| s == plan.contract.stem) else {
+            return plan.clone();
+        };
+        // A contract lives as long as the program; a replacement is made a few times at most.
+        let text: &'static str = Box::leak(text.clone().into_boxed_str());
+        let contract = match plan.language {
+            Language::Wgsl => Contract { wgsl: text, ..*plan.contract },
+            Language::Msl => Contract { msl: text, ..*plan.contract },
+        };
+        Plan { contract: Box::leak(Box::new(contract)), ..plan.clone() }
+    }
+
     /// Index of the plan's kernel, made now if it is new.
     fn kernel(&mut self, plan: &Plan) -> Result<usize, DriverError> {
         if let Some(i) = self.kernels.iter().position(|(p, _)| p == plan) {
             return Ok(i);
         }
+        let source = &self.effective(plan);
         let checks = if self.name == LegName::Wgsl { Checks::Checked } else { Checks::Trusted };
         let options = Options { checks, cache: None };
         let device = &self.gpu.device;
         let kernel = match self.name {
             LegName::WgslSpirv => {
-                let code = PassthroughCode::SpirV(spirv::compile(plan)?);
-                self.gpu.scoped(|| RawKernel::passthrough(device, plan, code, &options))??
+                let code = PassthroughCode::SpirV(spirv::compile(source)?);
+                self.gpu.scoped(|| RawKernel::passthrough(device, source, code, &options))??
             }
-            _ => self.gpu.scoped(|| RawKernel::new(device, plan, &options))??,
+            _ => self.gpu.scoped(|| RawKernel::new(device, source, &options))??,
         };
         self.kernels.push((plan.clone(), kernel));
         Ok(self.kernels.len() - 1)
@@ -60,7 +84,10 @@ impl WgpuLeg {
                 let size = slot.bound_bytes().next_multiple_of(4).max(4);
                 if size > most {
                     return Err(DriverError::Gpu {
-                        message: format!("buffer `{}`: need {size} bytes, the device allows {most}", slot.label),
+                        message: format!(
+                            "buffer `{}`: need {size} bytes, the device allows {most}",
+                            slot.label
+                        ),
                     });
                 }
                 let buffer = self.gpu.scoped(|| {

@@ -71,7 +71,7 @@ pub fn dequantize_kv(
         for head in 0..params.num_kv_heads {
             let at = t as usize * params.dst_token_stride as usize
                 + head as usize * params.dst_head_stride as usize;
-            rows.decode_rotated(head, params.slot(t), &mut dst[at..at + head_dim.len()]);
+            rows.decode_rotated(head, params.slot(t), &mut dst[at..at + head_dim.as_usize()]);
         }
     }
     Ok(dst)

@@ -15,12 +15,9 @@ pub fn flash_attn_vec_tq(
     v: PackedRows,
 ) -> Result<Vec<f64>> {
     let (shape, k, v) = prepare(params, q_rotated, k, v)?;
-    attention::dst(
-        &shape,
-        q_rotated,
-        &|h, s, o| k.decode_rotated(h, s, o),
-        &|h, s, o| v.decode_rotated(h, s, o),
-    )
+    attention::dst(&shape, q_rotated, &|h, s, o| k.decode_rotated(h, s, o), &|h, s, o| {
+        v.decode_rotated(h, s, o)
+    })
 }
 
 /// The dequantising oracle of a whole decode step: K and V are decoded and un-rotated, then

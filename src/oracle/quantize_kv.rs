@@ -23,11 +23,8 @@ pub fn encode(codec: &Codec, x: &[f32]) -> Encoded {
     rotate(codec.rotation, Direction::Forward, &mut y);
     let block = codec.head_dim.norm_block() as usize;
     let norms: Vec<f64> = y.chunks_exact(block).map(|b| codec.norm_of(b)).collect();
-    let z: Vec<f64> = y
-        .iter()
-        .enumerate()
-        .map(|(c, &y)| y * codec.encode_scale(norms[c / block]))
-        .collect();
+    let z: Vec<f64> =
+        y.iter().enumerate().map(|(c, &y)| y * codec.encode_scale(norms[c / block])).collect();
     let codes = z.iter().map(|&z| codebook::nearest(codec.bits, z)).collect();
     Encoded { codes, norms, z }
 }
@@ -50,7 +47,7 @@ pub fn quantize_kv(
     check_len("quantize_kv", "packed", packed, heads * cap * bytes)?;
     check_len("quantize_kv", "norms", norms, heads * cap * npp as u64)?;
 
-    for (i, x) in src[..values as usize].chunks_exact(head_dim.len()).enumerate() {
+    for (i, x) in src[..values as usize].chunks_exact(head_dim.as_usize()).enumerate() {
         let (t, head) = (i as u32 / params.num_kv_heads, i as u32 % params.num_kv_heads);
         let Some(slot) = params.slot(t) else { continue };
         let at = (u64::from(head) * cap + u64::from(slot)) as usize;

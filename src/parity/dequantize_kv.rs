@@ -35,7 +35,7 @@ impl Case {
     pub fn run(&self, leg: &mut dyn Leg) -> CaseResult {
         let head_dim = self.codec.head_dim;
         let ring = Ring::new(self.capacity, self.read_pos, self.num_tokens)?;
-        let values = self.num_kv_heads as usize * self.num_tokens as usize * head_dim.len();
+        let values = self.num_kv_heads as usize * self.num_tokens as usize * head_dim.as_usize();
         let rows = Gaussian::new(self.seed).normals(values);
         let cache = PackedCache::encode(&self.codec, ring, self.num_kv_heads, &rows, self.seed);
         let d = head_dim.get();
@@ -61,6 +61,6 @@ impl Case {
         let launch = problem.launch(&params, &caps)?;
         tape.step(problem.plan(&caps, language)?, launch, &[packed, norms, dst]);
         let got = leg.run(&tape)?.floats(dst);
-        Ok(judge(&got, &want, head_dim.len(), TOLERANCE))
+        Ok(judge(&got, &want, head_dim.as_usize(), TOLERANCE))
     }
 }

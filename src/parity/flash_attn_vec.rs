@@ -63,7 +63,7 @@ impl Case {
         let params = FlashAttnVecParams::from(s.params());
         let ring = Ring::new(s.kv_capacity, s.ring_start, s.kv_seq_len)?;
         let head_dim = s.codec.head_dim;
-        let d = head_dim.len();
+        let d = head_dim.as_usize();
         let mut rng = Gaussian::new(s.seed);
         let values = s.num_kv_heads as usize * s.kv_seq_len as usize * d;
         let k = Dense::scatter(self.kv_type, ring, d, &rng.normals(values), s.num_kv_heads);

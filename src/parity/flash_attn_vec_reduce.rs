@@ -26,7 +26,7 @@ pub struct Case {
 impl Case {
     /// Runs the kernel on `leg` over random partials and compares.
     pub fn run(&self, leg: &mut dyn Leg) -> CaseResult {
-        let d = self.head_dim.len();
+        let d = self.head_dim.as_usize();
         let (rows, nwg) = (self.nrows as usize, self.nwg as usize);
         let floats = partials_floats(self.nrows, self.head_dim.get(), self.nwg) as usize;
         let mut partials = Gaussian::new(self.seed).normals(floats);

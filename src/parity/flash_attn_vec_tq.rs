@@ -68,7 +68,7 @@ impl Case {
         let params = self.params();
         let shape = FlashAttnVecParams::from(params);
         let ring = Ring::new(self.kv_capacity, self.ring_start, self.kv_seq_len)?;
-        let d = self.codec.head_dim.len();
+        let d = self.codec.head_dim.as_usize();
         let mut rng = Gaussian::new(self.seed);
         let values = self.num_kv_heads as usize * self.kv_seq_len as usize * d;
         let encode = |rows: &[f32], seed| {

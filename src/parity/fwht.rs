@@ -32,16 +32,13 @@ impl Case {
 
     /// Runs the kernel on `leg` and compares.
     pub fn run(&self, leg: &mut dyn Leg) -> CaseResult {
-        let d = self.head_dim.len();
+        let d = self.head_dim.as_usize();
         let x = Gaussian::new(self.seed).normals(self.rows as usize * d);
         let want = rotate_rows(self.rotation, self.direction, d, &x);
 
         let (caps, language) = (leg.caps(), leg.name().language());
-        let problem = Problem {
-            head_dim: self.head_dim,
-            rotation: self.rotation,
-            direction: self.direction,
-        };
+        let problem =
+            Problem { head_dim: self.head_dim, rotation: self.rotation, direction: self.direction };
         let params = FwhtParams { head_dim: self.head_dim.get(), num_heads: self.rows };
         let mut tape = Tape::default();
         let data = tape.in_out("data", bytemuck::cast_slice(&x));

@@ -96,7 +96,7 @@ impl PackedCache {
         let mut rng = Gaussian::new(seed ^ 0x9055_0075);
         let mut packed: Vec<u8> = (0..slots * bytes).map(|_| rng.bits() as u8).collect();
         let mut norms = vec![f32::NAN; slots * npp];
-        for (i, x) in rows.chunks_exact(codec.head_dim.len()).enumerate() {
+        for (i, x) in rows.chunks_exact(codec.head_dim.as_usize()).enumerate() {
             let (head, position) = (i / ring.len() as usize, i % ring.len() as usize);
             let at = head * ring.capacity() as usize + ring.slot(position as u32) as usize;
             let encoded = encode(codec, x);

@@ -55,7 +55,7 @@ impl Case {
     pub fn run(&self, leg: &mut dyn Leg) -> CaseResult {
         let head_dim = self.codec.head_dim;
         let rows = self.num_tokens as usize * self.num_kv_heads as usize;
-        let mut src = Gaussian::new(self.seed).normals(rows * head_dim.len());
+        let mut src = Gaussian::new(self.seed).normals(rows * head_dim.as_usize());
         src.iter_mut().for_each(|x| *x *= self.amplitude);
         let slots = self.num_kv_heads as usize * self.capacity as usize;
         let bytes = row::row_bytes(head_dim, self.codec.bits) as usize;
@@ -78,7 +78,7 @@ impl Case {
     /// maps to still holds what it held. The error is the number of violations.
     pub fn judge(&self, src: &[f32], packed: &[u8], norms: &[f32]) -> Outcome {
         let (codec, params) = (&self.codec, self.params());
-        let (d, npp) = (codec.head_dim.len(), codec.head_dim.norms_per_pos() as usize);
+        let (d, npp) = (codec.head_dim.as_usize(), codec.head_dim.norms_per_pos() as usize);
         let bytes = row::row_bytes(codec.head_dim, codec.bits) as usize;
         let mut written = vec![None; norms.len() / npp];
         for t in 0..self.num_tokens {
@@ -113,7 +113,9 @@ impl Case {
             for (block, (&got, &want)) in got_norms.iter().zip(&want.norms).enumerate() {
                 let ulps = ulp_distance(got, want as f32);
                 if !got.is_finite() || ulps > NORM_ULPS {
-                    violations.push(format!("row {at} norm {block}: {got:e}, want {want:e} ({ulps} ulp)"));
+                    violations.push(format!(
+                        "row {at} norm {block}: {got:e}, want {want:e} ({ulps} ulp)"
+                    ));
                 }
             }
         }

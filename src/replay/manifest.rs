@@ -275,12 +275,15 @@ impl Loader<'_> {
             let (k, v) = match (k, v) {
                 (Some(k), Some(v)) => (k, v),
                 (None, None) => return Ok(None),
-                (Some(_), None) => return Err(self.value(names[1], "both or neither".into(), "K only")),
-                (None, Some(_)) => return Err(self.value(names[0], "both or neither".into(), "V only")),
+                (Some(_), None) => {
+                    return Err(self.value(names[1], "both or neither".into(), "K only"));
+                }
+                (None, Some(_)) => {
+                    return Err(self.value(names[0], "both or neither".into(), "V only"));
+                }
             };
             let (k_path, v_path) = (k, v);
-            let (k, v) =
-                (self.floats(names[0], k, values)?, self.floats(names[1], v, values)?);
+            let (k, v) = (self.floats(names[0], k, values)?, self.floats(names[1], v, values)?);
             self.finite(k_path, &k)?;
             self.finite(v_path, &v)?;
             Ok(Some((k, v)))

@@ -66,7 +66,7 @@ pub enum Status {
     Pass,
     /// Outside what was expected.
     Mismatch,
-    /// Nothing to judge by: only the floor was asked for.
+    /// Nothing to judge by: only the floor was asked for, or a canary has no visible effect.
     NotJudged,
     /// NaN or infinity in the output, or a reference that proves nothing.
     RuntimeError,

@@ -9,7 +9,9 @@ use super::{CANARY_FACTOR, CANARY_NORM, CANARY_POSITION, Canary, Oracle, Variati
 use crate::codec::Direction;
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
-use crate::kernels::{dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht};
+use crate::kernels::{
+    dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
+};
 use crate::legs::{BufferId, Leg, Run, Tape};
 use crate::metrics::compare;
 use crate::oracle::flash_attn_vec::attend_rows;
@@ -144,7 +146,7 @@ impl<'a> Singlestep<'a> {
         splits: u32,
         sources: Vec<SourceHash>,
     ) -> Entry {
-        let d = self.input.codec.head_dim.len();
+        let d = self.input.codec.head_dim.as_usize();
         let difference = compare(output, &self.reference, d);
         let floor = self.floor.as_ref().map(|(reference, _)| compare(output, reference, d));
         let nan_inf = output.iter().any(|x| !x.is_finite());
@@ -158,7 +160,11 @@ impl<'a> Singlestep<'a> {
             None if self.request.oracle == Oracle::IndependentFloor => {
                 (Status::NotJudged, "only the floor was asked for".to_owned())
             }
-            None => self.verdict(difference.as_ref().map_or(f64::NAN, |d| d.nrmse), tolerance, bit_identical),
+            None => self.verdict(
+                difference.as_ref().map_or(f64::NAN, |d| d.nrmse),
+                tolerance,
+                bit_identical,
+            ),
         };
         let dequant = difference.ok().filter(|_| self.request.oracle != Oracle::IndependentFloor);
         Entry {
@@ -200,15 +206,27 @@ impl<'a> Singlestep<'a> {
     }
 
     /// Whether the error is what this variation and canary must show.
-    fn verdict(&self, nrmse: f64, tolerance: Option<f64>, identical: Option<bool>) -> (Status, String) {
+    fn verdict(
+        &self,
+        nrmse: f64,
+        tolerance: Option<f64>,
+        identical: Option<bool>,
+    ) -> (Status, String) {
         let (good, reason) = match (tolerance, self.predicted) {
             (None, _) => (
                 nrmse > CONTROL_NRMSE,
                 format!("negative control: error must be over {CONTROL_NRMSE}"),
             ),
+            (Some(_), Some(predicted)) if predicted <= 2.0 * CANARY_TOLERANCE => {
+                let reason =
+                    format!("canary: its predicted effect {predicted:.1e} is too small to see");
+                return (Status::NotJudged, reason);
+            }
             (Some(_), Some(predicted)) => (
                 (nrmse - predicted).abs() <= CANARY_TOLERANCE,
-                format!("canary: error must be the predicted {predicted:.3e}, to {CANARY_TOLERANCE:e}"),
+                format!(
+                    "canary: error must be the predicted {predicted:.3e}, to {CANARY_TOLERANCE:e}"
+                ),
             ),
             (Some(tolerance), None) => {
                 (nrmse <= tolerance, format!("error must be at most {tolerance:.2e}"))
@@ -308,7 +326,7 @@ fn dequant_reference(input: &Input, k_norms: Option<&[f32]>) -> Result<Vec<f64>,
 /// Attention on unquantised K and V, and which positions were unquantised.
 fn floor_reference(input: &Input) -> Result<Option<(Vec<f64>, &'static str)>, DriverError> {
     let p = FlashAttnVecParams::from(input.params);
-    let (n, d) = (p.kv_seq_len, input.codec.head_dim.len());
+    let (n, d) = (p.kv_seq_len, input.codec.head_dim.as_usize());
     let copy = |from: &[f32], out: &mut [f64]| {
         out.iter_mut().zip(from).for_each(|(o, &x)| *o = f64::from(x));
     };
@@ -319,12 +337,10 @@ fn floor_reference(input: &Input) -> Result<Option<(Vec<f64>, &'static str)>, Dr
             let row = |all: &[f32], h: u32, i: u32, out: &mut [f64]| {
                 copy(&all[(h as usize * n as usize + i as usize) * d..][..d], out);
             };
-            let out = attend_rows(
-                &chronological,
-                &input.q,
-                &|h, i, o| row(k, h, i, o),
-                &|h, i, o| row(v, h, i, o),
-            )?;
+            let out =
+                attend_rows(&chronological, &input.q, &|h, i, o| row(k, h, i, o), &|h, i, o| {
+                    row(v, h, i, o)
+                })?;
             Some((out, "full"))
         }
         Unquantised::NewestRow { k, v } => {
@@ -335,10 +351,18 @@ fn floor_reference(input: &Input) -> Result<Option<(Vec<f64>, &'static str)>, Dr
                 &p,
                 &input.q,
                 &|h, s, o| {
-                    if s == newest { copy(&k[h as usize * d..][..d], o) } else { k_rows.decode(h, s, o) }
+                    if s == newest {
+                        copy(&k[h as usize * d..][..d], o)
+                    } else {
+                        k_rows.decode(h, s, o)
+                    }
                 },
                 &|h, s, o| {
-                    if s == newest { copy(&v[h as usize * d..][..d], o) } else { v_rows.decode(h, s, o) }
+                    if s == newest {
+                        copy(&v[h as usize * d..][..d], o)
+                    } else {
+                        v_rows.decode(h, s, o)
+                    }
                 },
             )?;
             Some((out, "newest_row"))
@@ -380,7 +404,11 @@ impl<'a> Step<'a> {
     }
 
     /// The variation's dispatches over the given norms; the second value is the output.
-    fn tape<'t>(&self, k_norms: &'t [f32], v_norms: &'t [f32]) -> Result<(Tape<'t>, BufferId), DriverError>
+    fn tape<'t>(
+        &self,
+        k_norms: &'t [f32],
+        v_norms: &'t [f32],
+    ) -> Result<(Tape<'t>, BufferId), DriverError>
     where
         'a: 't,
     {
@@ -417,7 +445,8 @@ impl<'a> Step<'a> {
         rows: u32,
     ) -> Result<(), DriverError> {
         let codec = self.single.input.codec;
-        let problem = fwht::Problem { head_dim: codec.head_dim, rotation: codec.rotation, direction };
+        let problem =
+            fwht::Problem { head_dim: codec.head_dim, rotation: codec.rotation, direction };
         let params = FwhtParams { head_dim: codec.head_dim.get(), num_heads: rows };
         let launch = problem.launch(&params, &self.caps, self.language)?;
         tape.step(problem.plan(&self.caps, self.language)?, launch, &[data]);
@@ -508,10 +537,8 @@ impl<'a> Step<'a> {
         if self.params.nwg == 1 {
             return Ok(());
         }
-        let problem =
-            flash_attn_vec_reduce::Problem { head_dim: self.single.input.codec.head_dim };
-        let params =
-            FlashAttnVecReduceParams { nrows: self.params.n_heads, nwg: self.params.nwg };
+        let problem = flash_attn_vec_reduce::Problem { head_dim: self.single.input.codec.head_dim };
+        let params = FlashAttnVecReduceParams { nrows: self.params.n_heads, nwg: self.params.nwg };
         let launch = problem.launch(&params, &self.caps)?;
         tape.step(problem.plan(&self.caps, self.language)?, launch, &[partials, out]);
         Ok(())

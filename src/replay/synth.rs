@@ -71,7 +71,7 @@ impl Synth {
     /// Rows `[nkv, n, D]` in their slots. Slots that hold no position get random codes and large
     /// norms, so that a kernel that reads one shows it.
     fn encode(&self, ring: Ring, rows: &[f32], rng: &mut Gaussian) -> (Vec<u8>, Vec<f32>) {
-        let (d, n) = (self.codec.head_dim.len(), ring.len() as usize);
+        let (d, n) = (self.codec.head_dim.as_usize(), ring.len() as usize);
         let bytes = row::row_bytes(self.codec.head_dim, self.codec.bits) as usize;
         let npp = self.codec.head_dim.norms_per_pos() as usize;
         let cap = ring.capacity() as usize;

@@ -13,8 +13,15 @@ fn every_head_dim_ring_and_layout_equals_the_oracle() {
                     ..Codec::new(head_dim, Bits::B4, Rotation::Plain)
                 };
                 let num_kv_heads = 3;
-                let case =
-                    Case { codec, num_kv_heads, num_tokens, capacity, read_pos, head_major, seed: 5 };
+                let case = Case {
+                    codec,
+                    num_kv_heads,
+                    num_tokens,
+                    capacity,
+                    read_pos,
+                    head_major,
+                    seed: 5,
+                };
                 check(&case, Case::run);
             }
         }

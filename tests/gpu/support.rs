@@ -36,10 +36,7 @@ fn open() -> Legs {
     let mut legs: Vec<(&'static str, Box<dyn Leg + Send>)> = vec![
         ("wgsl", Box::new(WgpuLeg::on(LegName::Wgsl, first))),
         ("wgsl-trusted", Box::new(WgpuLeg::on(LegName::WgslTrusted, gpu()))),
-        (
-            "wgsl without subgroups",
-            Box::new(WithoutSubgroups(WgpuLeg::on(LegName::Wgsl, gpu()))),
-        ),
+        ("wgsl without subgroups", Box::new(WithoutSubgroups(WgpuLeg::on(LegName::Wgsl, gpu())))),
     ];
     let native = if cfg!(target_vendor = "apple") { LegName::Msl } else { LegName::WgslSpirv };
     legs.push((native.as_str(), Box::new(WgpuLeg::on(native, gpu()))));

@@ -27,13 +27,18 @@ fn ring_slot(i: u32, ring_start: u32, capacity: u32) -> u32 {
     return select(s, s - capacity, s >= capacity);
 }
 
-// c * tanh(s / c), or s when c is 0. Written with exp of a negative argument: the built-in tanh
-// overflows to NaN on some drivers.
+// c * tanh(s / c), or s when c is 0. Near 0 by its series, elsewhere with exp of a negative
+// argument: that never overflows, as the built-in tanh does on some drivers.
 fn soften(s: f32, c: f32) -> f32 {
     if (c <= 0.0) {
         return s;
     }
-    let t = exp(-2.0 * abs(s / c));
+    let x = s / c;
+    let x2 = x * x;
+    if (x2 < 0.0625) {
+        return s * (1.0 - x2 * (1.0 / 3.0 - x2 * (2.0 / 15.0 - x2 * (17.0 / 315.0 - x2 * (62.0 / 2835.0)))));
+    }
+    let t = exp(-2.0 * abs(x));
     return sign(s) * c * ((1.0 - t) / (1.0 + t));
 }
 

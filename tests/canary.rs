@@ -1,0 +1,201 @@
+//! The comparators are tested too: each must reject something that is known to be wrong.
+
+use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
+use wgtq::gpu::device::{Gpu, Selection};
+use wgtq::legs::{LegName, WgpuLeg};
+use wgtq::oracle::quantize_kv::quantize_kv;
+use wgtq::params::QuantizeKvParams;
+use wgtq::parity::{self, ATTENTION_NRMSE, judge, quantize_kv::Case};
+use wgtq::rng::Gaussian;
+
+fn reference() -> (Vec<f32>, Vec<f64>) {
+    let x = Gaussian::new(1).normals(256);
+    let want = x.iter().map(|&x| f64::from(x)).collect();
+    (x, want)
+}
+
+#[test]
+fn attention_judge_accepts_the_reference_itself() {
+    let (x, want) = reference();
+    assert!(judge(&x, &want, 64, ATTENTION_NRMSE).pass());
+}
+
+#[test]
+fn attention_judge_rejects_a_swapped_pair_a_zeroed_row_and_a_small_shift() {
+    let (x, want) = reference();
+    let broken: [(&str, fn(&mut Vec<f32>)); 4] = [
+        ("swapped pair", |x| x.swap(3, 4)),
+        ("zeroed row", |x| x[64..128].fill(0.0)),
+        ("row taken from its neighbour", |x| x.copy_within(0..64, 64)),
+        ("shift of a thousandth", |x| x[0] += 1e-3),
+    ];
+    for (name, breakage) in broken {
+        let mut x = x.clone();
+        breakage(&mut x);
+        assert!(!judge(&x, &want, 64, ATTENTION_NRMSE).pass(), "{name}");
+    }
+}
+
+#[test]
+fn attention_judge_rejects_nan_infinity_and_zeros_for_anything_else() {
+    let (x, want) = reference();
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut x = x.clone();
+        x[200] = value;
+        assert!(!judge(&x, &want, 64, ATTENTION_NRMSE).pass(), "{value}");
+    }
+    assert!(!judge(&[1e-30; 4], &[0.0; 4], 4, ATTENTION_NRMSE).pass());
+    assert!(judge(&[0.0; 4], &[0.0; 4], 4, ATTENTION_NRMSE).pass());
+    assert!(!judge(&[1.0; 3], &[1.0; 4], 4, ATTENTION_NRMSE).pass());
+}
+
+#[test]
+fn quantize_judge_rejects_one_flipped_code_one_norm_and_a_touched_neighbour() {
+    let case = Case {
+        codec: Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain),
+        num_kv_heads: 2,
+        num_tokens: 3,
+        capacity: 5,
+        write_pos: 1,
+        sliding: false,
+        amplitude: 1.0,
+        seed: 4,
+    };
+    let src = Gaussian::new(case.seed).normals(3 * 2 * 128);
+    let params = QuantizeKvParams {
+        head_dim: 128,
+        num_kv_heads: 2,
+        write_pos: 1,
+        cache_capacity: 5,
+        is_sliding: 0,
+        scale_factor_d512: 1.0,
+        rms_probe_enabled: 0,
+        num_tokens: 3,
+    };
+    let (mut packed, mut norms) = (vec![0xa5; 10 * 64], vec![-1.0; 10]);
+    quantize_kv(&case.codec, &params, &src, &mut packed, &mut norms).unwrap();
+    assert!(case.judge(&src, &packed, &norms).pass());
+
+    let reject = |name: &str, at: usize, norm: Option<f32>| {
+        let (mut packed, mut norms) = (packed.clone(), norms.clone());
+        match norm {
+            Some(norm) => norms[at] = norm,
+            None => packed[at] ^= 0x10,
+        }
+        assert!(!case.judge(&src, &packed, &norms).pass(), "{name}");
+    };
+    reject("code of a written row", 64 + 7, None);
+    reject("byte of the row before", 63, None);
+    reject("byte of the row after", 4 * 64, None);
+    reject("norm 5 ulp off", 1, Some(f32::from_bits(norms[1].to_bits() + 5)));
+    reject("NaN norm", 1, Some(f32::NAN));
+    reject("norm of an untouched row", 0, Some(1.0));
+}
+
+/// One token of each kernel changed: every one of these must be seen.
+const MUTATIONS: &[(&str, &str, &str)] = &[
+    ("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
+    ("fwht", "middle_first(t), 8u));", "middle_first(t), 4u));"),
+    ("quantize_kv", "(m + 4u) * BITS);", "(m + 3u) * BITS);"),
+    ("quantize_kv", "z > boundaries[", "z < boundaries["),
+    ("quantize_kv", "token > params.cache_capacity", "token >= params.cache_capacity"),
+    ("dequantize_kv", "centroid(word, c) * scale", "centroid(word, c ^ 1u) * scale"),
+    ("flash_attn_vec_tq", "hi, query[at + 1u]", "hi, query[at]"),
+    ("flash_attn_vec_tq", "end - 1u);", "end);"),
+    (
+        "flash_attn_vec_tq",
+        "min(begin + span, params.kv_seq_len)",
+        "min(begin + span, params.kv_seq_len - 1u)",
+    ),
+    ("flash_attn_vec", "sum[h] *= rescale", "sum[h] /= rescale"),
+    ("flash_attn_vec", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
+    ("flash_attn_vec_reduce", "total / sum", "total * sum"),
+    ("flash_attn_vec_reduce", "!= 0.0;", "== 0.0;"),
+];
+
+/// A case of each kernel that its mutations must fail; `true` if the case passes.
+fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
+    let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Srht);
+    let attention = parity::flash_attn_vec_tq::Case {
+        codec,
+        num_heads: 4,
+        num_kv_heads: 2,
+        kv_seq_len: 37,
+        kv_capacity: 40,
+        ring_start: 9,
+        mask_type: 1,
+        sliding_window: 0,
+        softcap: 0.0,
+        nwg: 1,
+        score_sigma: 2.0,
+        seed: 6,
+    };
+    let outcome = match stem {
+        "fwht" => parity::fwht::Case {
+            head_dim: HeadDim::ALL[1],
+            rotation: Rotation::Srht,
+            direction: wgtq::codec::Direction::Forward,
+            rows: 3,
+            seed: 1,
+        }
+        .run(leg),
+        "quantize_kv" => Case {
+            codec,
+            num_kv_heads: 1,
+            num_tokens: 7,
+            capacity: 4,
+            write_pos: 3,
+            sliding: true,
+            amplitude: 1.0,
+            seed: 2,
+        }
+        .run(leg),
+        "dequantize_kv" => parity::dequantize_kv::Case {
+            codec,
+            num_kv_heads: 2,
+            num_tokens: 3,
+            capacity: 4,
+            read_pos: 2,
+            head_major: false,
+            seed: 3,
+        }
+        .run(leg),
+        "flash_attn_vec_tq" => attention.run(leg),
+        "flash_attn_vec" => parity::flash_attn_vec::Case {
+            shape: attention,
+            kv_type: wgtq::kernels::flash_attn_vec::KvType::F32,
+        }
+        .run(leg),
+        "flash_attn_vec_reduce" => parity::flash_attn_vec_reduce::Case {
+            head_dim: HeadDim::ALL[1],
+            nrows: 3,
+            nwg: 5,
+            empty_every: 2,
+            seed: 5,
+        }
+        .run(leg),
+        other => panic!("no case for {other}"),
+    };
+    // A kernel that writes past its end or leaves a value unwritten is caught as an error.
+    outcome.is_ok_and(|o| o.pass())
+}
+
+#[test]
+fn every_kernel_has_a_mutation_and_every_mutation_is_caught() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    for contract in wgtq::kernels::ALL {
+        assert!(MUTATIONS.iter().any(|m| m.0 == contract.stem), "{} has none", contract.stem);
+    }
+    let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
+    let mut leg = WgpuLeg::on(LegName::Wgsl, gpu);
+    for &(stem, from, to) in MUTATIONS {
+        let contract = wgtq::kernels::ALL.iter().find(|c| c.stem == stem).unwrap();
+        leg.replace_source(stem, contract.wgsl);
+        assert!(passes(stem, &mut leg), "{stem} fails before it is changed");
+        assert!(contract.wgsl.contains(from), "{stem} does not contain {from:?}");
+        leg.replace_source(stem, &contract.wgsl.replacen(from, to, 1));
+        assert!(!passes(stem, &mut leg), "{stem}: {from:?} -> {to:?} was not caught");
+    }
+}
