@@ -23,7 +23,8 @@ fn attention_judge_accepts_the_reference_itself() {
 #[test]
 fn attention_judge_rejects_a_swapped_pair_a_zeroed_row_and_a_small_shift() {
     let (x, want) = reference();
-    let broken: [(&str, fn(&mut Vec<f32>)); 4] = [
+    type Breakage = fn(&mut Vec<f32>);
+    let broken: [(&str, Breakage); 4] = [
         ("swapped pair", |x| x.swap(3, 4)),
         ("zeroed row", |x| x[64..128].fill(0.0)),
         ("row taken from its neighbour", |x| x.copy_within(0..64, 64)),
