@@ -13,10 +13,11 @@ fi
 
 packages=""
 command -v cc >/dev/null 2>&1 || packages="gcc libc6-dev"
-if [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ] &&
-    ! ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1; then
-    packages="$packages mesa-vulkan-drivers"
-fi
+driver="${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}"
+for manifest in /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json; do
+    [ -e "$manifest" ] && driver="$manifest"
+done
+[ -n "$driver" ] || packages="$packages mesa-vulkan-drivers"
 [ -n "$packages" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

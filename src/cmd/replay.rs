@@ -83,7 +83,7 @@ impl Args {
         let single = Singlestep::new(&input, request)?;
 
         let selection = Selection::from(self.gpu);
-        let mut outputs = Outputs::default();
+        let mut bins = Vec::new();
         let mut entries: Vec<Entry> = Vec::new();
         for &name in &self.leg {
             if entries.iter().any(|e| e.leg == name) {
@@ -93,14 +93,18 @@ impl Args {
             let mut leg = name.open(&selection)?;
             let replayed = single.run(leg.as_mut())?;
             let bin = files.bin(name, entries.is_empty());
-            outputs.stage(&bin, bytemuck::cast_slice(&replayed.output))?;
             entries.push(Entry { bin_path: bin.display().to_string(), ..replayed.entry });
+            bins.push((bin, replayed.output));
         }
         bar.finish_and_clear();
 
         let report = report(&input, entries)?;
         let json = serde_json::to_string_pretty(&report)
             .map_err(|e| DriverError::File { path: files.json.clone(), source: e.into() })?;
+        let mut outputs = Outputs::default();
+        for (path, output) in &bins {
+            outputs.stage(path, bytemuck::cast_slice(output))?;
+        }
         outputs.stage(&files.json, json.as_bytes())?;
         outputs.commit()?;
         if self.json {

@@ -69,16 +69,17 @@ impl<'a> Singlestep<'a> {
     pub fn new(input: &'a Input, request: Request) -> Result<Self, DriverError> {
         check_request(input, request)?;
         let start = Instant::now();
-        let doubled = double_canary_norm(input);
         let (mut device_k_norms, mut device_v_norms) =
             (Cow::Borrowed(&*input.k.norms), Cow::Borrowed(&*input.v.norms));
         let mut predicted = None;
         let reference = match request.canary {
             Canary::InRange => {
+                let doubled = double_canary_norm(input);
                 device_k_norms = Cow::Owned(doubled.clone());
                 dequant_reference(input, Some(&doubled))?
             }
             Canary::InRangeAsymmetric => {
+                let doubled = double_canary_norm(input);
                 let reference = dequant_reference(input, None)?;
                 let mutated = dequant_reference(input, Some(&doubled))?;
                 predicted = nrmse(&mutated, &reference);
