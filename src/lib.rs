@@ -20,6 +20,8 @@ pub mod replay;
 #[cfg(feature = "driver")]
 pub mod rng;
 pub mod source;
+#[cfg(feature = "driver")]
+pub mod sweep;
 
 pub use error::{Error, Result};
 #[cfg(feature = "wgpu")]

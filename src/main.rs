@@ -20,8 +20,12 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Replay(cmd::replay::Args),
+    Sweep(cmd::sweep::Args),
     Adapters(cmd::adapters::Args),
     Synth(cmd::synth::Args),
+    Schema(cmd::schema::Args),
+    #[command(hide = true)]
+    Gate(cmd::gate::Args),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +38,9 @@ fn main() -> ExitCode {
         Command::Replay(args) => args.run(),
         Command::Adapters(args) => args.run(),
         Command::Synth(args) => args.run(),
+        Command::Sweep(args) => args.run(),
+        Command::Schema(args) => args.run(),
+        Command::Gate(args) => args.run(),
     };
     match result {
         Ok(code) => code,

@@ -23,8 +23,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode, DriverError> {
         let adapters = list(self.backend);
         if self.json {
-            let json = serde_json::to_string_pretty(&adapters)
-                .map_err(|e| DriverError::Gpu { message: e.to_string() })?;
+            let json = super::pretty(&adapters)?;
             super::print(&json);
             return Ok(ExitCode::SUCCESS);
         }

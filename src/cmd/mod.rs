@@ -2,16 +2,25 @@
 //! to stderr; colours only where a terminal reads them.
 
 pub mod adapters;
+pub mod gate;
+mod multistep;
 pub mod replay;
+pub mod schema;
+pub mod sweep;
 pub mod synth;
 
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
+use wgtq::codec::Rotation;
+use wgtq::driver::DriverError;
 use wgtq::gpu::device::{Backend, Selection};
+use wgtq::legs::{Leg, LegName};
 
 /// Flags that choose a GPU.
 #[derive(Debug, clap::Args)]
@@ -28,6 +37,67 @@ impl From<GpuArgs> for Selection {
     fn from(args: GpuArgs) -> Self {
         Self { backend: args.backend, adapter: args.adapter }
     }
+}
+
+impl GpuArgs {
+    /// The same choice as flags, for a subprocess.
+    pub fn flags(&self) -> Vec<String> {
+        let mut flags = Vec::new();
+        if let Some(adapter) = &self.adapter {
+            flags.extend(["--adapter".to_owned(), adapter.clone()]);
+        }
+        if let Some(backend) = self.backend.as_ref().and_then(ValueEnum::to_possible_value) {
+            flags.extend(["--backend".to_owned(), backend.get_name().to_owned()]);
+        }
+        flags
+    }
+}
+
+/// A rotation as a flag.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+pub enum RotationArg {
+    /// FWHT(x)
+    #[default]
+    Plain,
+    /// FWHT(signs . x)
+    Srht,
+}
+
+impl From<RotationArg> for Rotation {
+    fn from(arg: RotationArg) -> Self {
+        match arg {
+            RotationArg::Plain => Self::Plain,
+            RotationArg::Srht => Self::Srht,
+        }
+    }
+}
+
+/// Opens every leg that is named, once each.
+pub fn open_legs(
+    names: &[LegName],
+    selection: &Selection,
+) -> Result<Vec<Box<dyn Leg>>, DriverError> {
+    let mut legs: Vec<Box<dyn Leg>> = Vec::new();
+    for name in names {
+        if legs.iter().all(|leg| leg.name() != *name) {
+            let leg = name.open(selection)?;
+            note(&format!("leg {} on {}", name.as_str(), leg.adapter().line()));
+            legs.push(leg);
+        }
+    }
+    Ok(legs)
+}
+
+/// The output path less one trailing `.json`.
+pub fn stem(out: &Path) -> String {
+    let text = out.to_string_lossy();
+    text.strip_suffix(".json").unwrap_or(&text).to_owned()
+}
+
+/// JSON for people and machines.
+pub fn pretty(value: &impl serde::Serialize) -> Result<String, DriverError> {
+    serde_json::to_string_pretty(value)
+        .map_err(|e| DriverError::File { path: "JSON".into(), source: e.into() })
 }
 
 /// Prints a result. A reader that has gone away is not an error.

@@ -11,35 +11,54 @@ use wgtq::replay::manifest::Input;
 use wgtq::replay::report::{CodecReport, Entry, Report, SCHEMA, ShapeReport, Status};
 use wgtq::replay::singlestep::{Request, Singlestep};
 use wgtq::replay::{Canary, Oracle, Variation};
+use wgtq::sweep::REGISTERED_SEED;
+use wgtq::sweep::production::Plan;
 
 use super::GpuArgs;
 
-/// Replay one decode step through the kernels and compare it with the f64 oracles.
+/// Replay decode steps through the kernels and compare them with the f64 oracles.
 ///
-/// Writes `<out>.json` and `<out>_sdpa_out.bin` (f32 `[heads, head_dim]`; further legs add
-/// `.<leg>.bin`).
+/// Singlestep (the default) replays captured inputs and writes `<out>.json` and
+/// `<out>_sdpa_out.bin` (f32 `[heads, head_dim]`; further legs add `.<leg>.bin`). Multistep and
+/// production-faithful make their own data. A flag that the mode would ignore is an error.
 #[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("mode").args(["singlestep", "multistep", "production_faithful"])))]
 pub struct Args {
     /// Replay one captured decode step (the default)
     #[arg(long)]
     singlestep: bool,
-    /// Captured inputs: a JSON manifest
+    /// Four positions of a generated cache, two past the ring's wrap; writes `<out>.json` and
+    /// `<out>.md`
+    #[arg(long)]
+    multistep: bool,
+    /// The registered sweep over generated inputs with RMSNorm and RoPE; writes `<out>/audit.json`
+    #[arg(long)]
+    production_faithful: bool,
+    /// Captured inputs: a JSON manifest (singlestep)
     #[arg(long, value_name = "FILE")]
-    manifest: PathBuf,
-    /// A: attention on packed K and V. B: the same without rotations, must be far off. C: dense
-    /// attention on decoded K and V
-    #[arg(long, value_enum, ignore_case = true, default_value_t)]
-    variation: Variation,
+    manifest: Option<PathBuf>,
+    /// Which computation (singlestep) [default: A]
+    #[arg(long, value_enum, ignore_case = true)]
+    variation: Option<Variation>,
     /// Change a norm on purpose: in-range (bare), out-of-range; any other value, such as 1e9, is
-    /// out-of-range
+    /// out-of-range (singlestep)
     #[arg(long, value_name = "WHERE", num_args = 0..=1, default_missing_value = "in-range")]
     canary: Option<String>,
-    /// Change the in-range norm on the device only, so that the error must jump
+    /// Change the in-range norm on the device only, so that the error must jump (singlestep)
     #[arg(long, requires = "canary")]
     canary_asymmetric: bool,
-    /// Which references to compare with
-    #[arg(long, value_enum, default_value_t)]
-    oracle: Oracle,
+    /// Which references to compare with (singlestep) [default: dequant]
+    #[arg(long, value_enum)]
+    oracle: Option<Oracle>,
+    /// Seed of the data, decimal or 0x hexadecimal (multistep) [default: 0x00C25EED]
+    #[arg(long, value_parser = super::seed)]
+    seed: Option<u64>,
+    /// Name of the session in the audit (production-faithful) [default: wgtq]
+    #[arg(long)]
+    session: Option<String>,
+    /// Also write a self-contained HTML page (production-faithful)
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Where to write; a trailing .json is dropped to make the stem
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
@@ -51,6 +70,23 @@ pub struct Args {
     /// Print the JSON report on stdout instead of the table
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Singlestep,
+    Multistep,
+    ProductionFaithful,
+}
+
+impl Mode {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Singlestep => "singlestep",
+            Self::Multistep => "multistep",
+            Self::ProductionFaithful => "production-faithful",
+        }
+    }
 }
 
 impl Args {
@@ -70,16 +106,80 @@ impl Args {
         }
     }
 
+    fn mode(&self) -> Mode {
+        match (self.multistep, self.production_faithful) {
+            (true, _) => Mode::Multistep,
+            (_, true) => Mode::ProductionFaithful,
+            _ => Mode::Singlestep,
+        }
+    }
+
+    /// Refuses flags that the mode would ignore.
+    fn check_flags(&self) -> Result<(), DriverError> {
+        use Mode::{Multistep, ProductionFaithful, Singlestep};
+        let mode = self.mode();
+        for (flag, given, wanted_by) in [
+            ("--manifest", self.manifest.is_some(), Singlestep),
+            ("--variation", self.variation.is_some(), Singlestep),
+            ("--canary", self.canary.is_some(), Singlestep),
+            ("--canary-asymmetric", self.canary_asymmetric, Singlestep),
+            ("--oracle", self.oracle.is_some(), Singlestep),
+            ("--seed", self.seed.is_some(), Multistep),
+            ("--session", self.session.is_some(), ProductionFaithful),
+            ("--html", self.html.is_some(), ProductionFaithful),
+        ] {
+            if given && mode != wanted_by {
+                return Err(DriverError::Argument {
+                    flag,
+                    need: format!("mode {}", wanted_by.name()),
+                    found: format!("mode {}", mode.name()),
+                });
+            }
+        }
+        Ok(())
+    }
+
     /// Runs the sub-command.
     pub fn run(self) -> Result<ExitCode, DriverError> {
+        self.check_flags()?;
+        match self.mode() {
+            Mode::Singlestep => self.run_singlestep(),
+            Mode::Multistep => {
+                let seed = self.seed.unwrap_or(REGISTERED_SEED);
+                super::multistep::run(&self.out, seed, &self.leg, &self.gpu.into(), self.json)
+            }
+            Mode::ProductionFaithful => {
+                let plan = Plan::registered(self.session.unwrap_or_else(|| "wgtq".to_owned()));
+                let request = super::sweep::Request {
+                    out: &self.out,
+                    html: self.html.as_deref(),
+                    legs: &self.leg,
+                    json: self.json,
+                };
+                super::sweep::run(&plan, &request, self.gpu)
+            }
+        }
+    }
+
+    fn run_singlestep(self) -> Result<ExitCode, DriverError> {
+        let Some(manifest) = &self.manifest else {
+            return Err(DriverError::Argument {
+                flag: "--manifest",
+                need: "a file".to_owned(),
+                found: "none".to_owned(),
+            });
+        };
         let files = Files::new(&self.out);
         check_writable(&files.json)?;
         let bar = super::spinner();
         bar.set_message("reading");
-        let input = Input::load(&self.manifest)?;
+        let input = Input::load(manifest)?;
         bar.set_message("computing the f64 references");
-        let request =
-            Request { variation: self.variation, canary: self.canary()?, oracle: self.oracle };
+        let request = Request {
+            variation: self.variation.unwrap_or_default(),
+            canary: self.canary()?,
+            oracle: self.oracle.unwrap_or_default(),
+        };
         let single = Singlestep::new(&input, request)?;
 
         let selection = Selection::from(self.gpu);
@@ -99,8 +199,7 @@ impl Args {
         bar.finish_and_clear();
 
         let report = report(&input, entries)?;
-        let json = serde_json::to_string_pretty(&report)
-            .map_err(|e| DriverError::File { path: files.json.clone(), source: e.into() })?;
+        let json = super::pretty(&report)?;
         let mut outputs = Outputs::default();
         for (path, output) in &bins {
             outputs.stage(path, bytemuck::cast_slice(output))?;
@@ -125,8 +224,7 @@ struct Files {
 
 impl Files {
     fn new(out: &Path) -> Self {
-        let text = out.to_string_lossy();
-        let stem = text.strip_suffix(".json").unwrap_or(&text).to_owned();
+        let stem = super::stem(out);
         let json = PathBuf::from(format!("{stem}.json"));
         Self { stem, json }
     }

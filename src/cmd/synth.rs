@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
+use wgtq::codec::{Bits, Codec, HeadDim};
 use wgtq::driver::DriverError;
 use wgtq::params::FlashAttnVecTqParams;
 use wgtq::replay::synth::Synth;
+
+use super::RotationArg;
 
 /// Write a synthetic input of any shape: a manifest with its files, from a seed.
 ///
@@ -55,21 +57,10 @@ pub struct Args {
     seed: u64,
 }
 
-#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
-enum RotationArg {
-    #[default]
-    Plain,
-    Srht,
-}
-
 impl Args {
     /// Runs the sub-command.
     pub fn run(self) -> Result<ExitCode, DriverError> {
         let head_dim = HeadDim::new(self.head_dim)?;
-        let rotation = match self.rotation {
-            RotationArg::Plain => Rotation::Plain,
-            RotationArg::Srht => Rotation::Srht,
-        };
         let default_mask = if self.sliding_window > 0 { 2 } else { 1 };
         let synth = Synth {
             params: FlashAttnVecTqParams {
@@ -86,7 +77,7 @@ impl Args {
                 ring_start: self.ring_start,
                 scale_factor_d512: 1.0,
             },
-            codec: Codec::new(head_dim, Bits::B4, rotation),
+            codec: Codec::new(head_dim, Bits::B4, self.rotation.into()),
             seed: self.seed,
         };
         let bar = super::spinner();

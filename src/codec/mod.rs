@@ -63,12 +63,26 @@ impl std::fmt::Display for HeadDim {
 pub struct Bits(u32);
 
 impl Bits {
-    /// Four bits, sixteen levels.
+    /// Four bits, sixteen levels: what the kernels of this version take.
     pub const B4: Self = Self(4);
+    /// Five bits; oracle only.
+    pub const B5: Self = Self(5);
+    /// Six bits; oracle only.
+    pub const B6: Self = Self(6);
 
-    /// Checks that this version has a codebook of `bits` bits.
+    /// Checks that there is a codebook of `bits` bits.
     pub fn new(bits: u32) -> Result<Self> {
-        if bits == 4 { Ok(Self::B4) } else { Err(Error::param("bits", "4", bits)) }
+        match bits {
+            4 => Ok(Self::B4),
+            5 => Ok(Self::B5),
+            6 => Ok(Self::B6),
+            _ => Err(Error::param("bits", "4, 5 or 6", bits)),
+        }
+    }
+
+    /// Checks that the kernels can run this width.
+    pub(crate) fn check_kernel(self) -> Result<()> {
+        if self == Self::B4 { Ok(()) } else { Err(Error::param("bits", "4 for a kernel", self.0)) }
     }
 
     /// The width in bits.

@@ -1,5 +1,6 @@
 //! A device of our own, for the drivers: choosing an adapter and asking for what it has.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::contract::Caps;
@@ -40,7 +41,7 @@ impl Backend {
 }
 
 /// What decides which variant of a kernel runs, and what a report says of its machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct AdapterReport {
     /// Adapter name.
     pub name: String,

@@ -62,6 +62,7 @@ const THREADS: u32 = 64;
 impl Problem {
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
+        self.codec.bits.check_kernel()?;
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(codec_constants(&self.codec));
         constants.push(constant("WORKGROUP_SIZE", THREADS));

@@ -88,6 +88,7 @@ impl Problem {
 
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
+        self.codec.bits.check_kernel()?;
         let groups = RowGroups::choose(self.shape(), caps, language)?;
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(codec_constants(&self.codec));

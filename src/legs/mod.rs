@@ -4,6 +4,7 @@ mod spirv;
 mod tape;
 mod wgpu_leg;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use tape::{BufferId, POISON, Run, Tape};
@@ -14,7 +15,7 @@ use crate::driver::DriverError;
 use crate::gpu::device::{AdapterReport, Selection};
 
 /// A leg's name on the command line and in reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 #[serde(rename_all = "kebab-case")]
 pub enum LegName {

@@ -80,29 +80,40 @@ pub(super) fn attend(
     Ok(heads.into_iter().flatten().collect())
 }
 
+/// Scores of every query head over the visible positions, oldest first: scaled and softcapped.
+pub fn scores(
+    params: &FlashAttnVecParams,
+    q: &[f32],
+    k_row: &(dyn Fn(u32, u32, &mut [f64]) + Sync),
+) -> Result<Vec<Vec<f64>>> {
+    let ring = params.ring()?;
+    let (d, g) = (params.head_dim as usize, params.group_size() as usize);
+    let heads: Vec<Vec<Vec<f64>>> = (0..params.n_kv_heads)
+        .into_par_iter()
+        .map(|kv_head| {
+            let mut row = vec![0.0; d];
+            let mut heads = vec![Vec::new(); g];
+            for i in params.first_visible()..params.kv_seq_len {
+                k_row(kv_head, ring.slot(i), &mut row);
+                for (h, scores) in heads.iter_mut().enumerate() {
+                    let q = &q[(kv_head as usize * g + h) * d..][..d];
+                    scores.push(score(params, q, &row));
+                }
+            }
+            heads
+        })
+        .collect();
+    Ok(heads.into_iter().flatten().collect())
+}
+
 /// Largest absolute score over all heads and visible positions: what f32 rounding grows with.
 pub fn max_abs_score(
     params: &FlashAttnVecParams,
     q: &[f32],
     k_row: &(dyn Fn(u32, u32, &mut [f64]) + Sync),
 ) -> Result<f64> {
-    let ring = params.ring()?;
-    let (d, g) = (params.head_dim as usize, params.group_size() as usize);
-    Ok((0..params.n_kv_heads)
-        .into_par_iter()
-        .map(|kv_head| {
-            let mut row = vec![0.0; d];
-            let mut largest = 0.0f64;
-            for i in params.first_visible()..params.kv_seq_len {
-                k_row(kv_head, ring.slot(i), &mut row);
-                for h in 0..g {
-                    let q = &q[(kv_head as usize * g + h) * d..][..d];
-                    largest = largest.max(score(params, q, &row).abs());
-                }
-            }
-            largest
-        })
-        .reduce(|| 0.0, f64::max))
+    let all = scores(params, q, k_row)?;
+    Ok(all.iter().flatten().fold(0.0, |largest: f64, s| largest.max(s.abs())))
 }
 
 /// The kernel's `dst`: the output at one split, else the published partials layout.

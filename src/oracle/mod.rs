@@ -11,7 +11,7 @@ pub mod flash_attn_vec_tq;
 pub mod fwht;
 pub mod quantize_kv;
 
-pub use attention::{Attended, max_abs_score};
+pub use attention::{Attended, max_abs_score, scores};
 
 use crate::error::{Error, Result};
 

@@ -253,7 +253,9 @@ impl Loader<'_> {
         let head_dim = params.check().map_err(|e| self.in_manifest("params.", e))?;
         let settings = &self.file.codec;
         for (name, bits) in [("codec.k_bits", settings.k_bits), ("codec.v_bits", settings.v_bits)] {
-            Bits::new(bits).map_err(|_| self.value(name, "4".into(), bits))?;
+            if bits != Bits::B4.get() {
+                return Err(self.value(name, "4".into(), bits));
+            }
         }
         let rotation = match settings.rotation {
             RotationName::Plain => Rotation::Plain,

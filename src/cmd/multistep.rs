@@ -1,0 +1,37 @@
+//! `wgtq replay --multistep`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use wgtq::driver::{DriverError, Outputs, check_writable};
+use wgtq::gpu::device::Selection;
+use wgtq::legs::LegName;
+use wgtq::sweep::multistep;
+
+/// Runs the four positions on every leg; writes `<out>.json` and `<out>.md`.
+pub fn run(
+    out: &Path,
+    seed: u64,
+    legs: &[LegName],
+    selection: &Selection,
+    json_out: bool,
+) -> Result<ExitCode, DriverError> {
+    let stem = super::stem(out);
+    let (json, markdown) =
+        (PathBuf::from(format!("{stem}.json")), PathBuf::from(format!("{stem}.md")));
+    check_writable(&json)?;
+    check_writable(&markdown)?;
+    let mut legs = super::open_legs(legs, selection)?;
+    let bar = super::spinner();
+    let report = multistep::run(&mut legs, seed, |what| bar.set_message(what.to_owned()))?;
+    bar.finish_and_clear();
+
+    let (text, table) = (super::pretty(&report)?, report.markdown());
+    let mut outputs = Outputs::default();
+    outputs.stage(&json, text.as_bytes())?;
+    outputs.stage(&markdown, table.as_bytes())?;
+    outputs.commit()?;
+    super::print(if json_out { &text } else { &table });
+    super::note(&format!("wrote {}, {}", json.display(), markdown.display()));
+    Ok(if report.kernels_are_right() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}

@@ -1,0 +1,34 @@
+//! `wgtq schema`.
+
+use std::process::ExitCode;
+
+use wgtq::driver::DriverError;
+use wgtq::sweep::{audit, multistep};
+
+/// Print the JSON schema of a report.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Which report
+    #[arg(value_enum)]
+    report: Which,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Which {
+    /// audit.json of a production sweep
+    Audit,
+    /// The JSON of a multistep run
+    Multistep,
+}
+
+impl Args {
+    /// Runs the sub-command.
+    pub fn run(self) -> Result<ExitCode, DriverError> {
+        let schema = match self.report {
+            Which::Audit => schemars::schema_for!(audit::Audit),
+            Which::Multistep => schemars::schema_for!(multistep::Report),
+        };
+        super::print(&super::pretty(&schema)?);
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,285 @@
+//! One decode step on a leg: K and V encoded by `quantize_kv`, attention by the leg, references
+//! in f64.
+
+use super::inputs::StepData;
+use super::{Shape, Step};
+use crate::codec::{Direction, Ring};
+use crate::driver::DriverError;
+use crate::kernels::{flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_kv};
+use crate::legs::{BufferId, Leg, Tape};
+use crate::metrics::compare;
+use crate::oracle::dequantize_kv::PackedRows;
+use crate::oracle::flash_attn_vec::attend_rows;
+use crate::oracle::flash_attn_vec_tq::dequantizing_attention;
+use crate::oracle::scores;
+use crate::params::{
+    FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams, FwhtParams,
+    QuantizeKvParams,
+};
+
+/// What does not depend on the leg: attention on the unquantised values.
+#[derive(Debug, Clone)]
+pub struct Reference {
+    /// Output `[nh, D]`.
+    pub output: Vec<f64>,
+    /// Scores of each head over the visible positions, oldest first.
+    pub scores: Vec<Vec<f64>>,
+}
+
+/// What one leg gave.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    /// NRMSE against the unquantised reference: what the codec costs.
+    pub floor_nrmse: f64,
+    /// NRMSE against the dequantising oracle on the leg's own cache: rounding only.
+    pub dequant_nrmse: f64,
+    /// Largest absolute difference from the dequantising oracle.
+    pub max_abs_diff: f64,
+    /// Ring start in the parameter block that the kernel got.
+    pub ring_start_passed: u32,
+    /// One entry a query head.
+    pub heads: Vec<HeadMeasured>,
+}
+
+/// Why one head's error is what it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadMeasured {
+    /// `|d| / |ref|` of this head's row.
+    pub nrmse: f64,
+    /// Position (0 = oldest visible) with the largest score, unquantised.
+    pub top_reference: usize,
+    /// The same from the decoded K.
+    pub top_quantised: usize,
+    /// Softmax weight of the unquantised top position.
+    pub top_weight: f64,
+}
+
+impl HeadMeasured {
+    /// Whether quantisation changed which position wins.
+    pub const fn flipped(&self) -> bool {
+        self.top_reference != self.top_quantised
+    }
+}
+
+/// Attention on the unquantised values, in f64.
+pub fn reference(shape: &Shape, step: &Step, data: &StepData) -> Result<Reference, DriverError> {
+    let params = chronological(shape, step);
+    let (n, d) = (step.kv_seq_len as usize, shape.head_dim.as_usize());
+    let row = |all: &[f32], h: u32, i: u32, out: &mut [f64]| {
+        let row = &all[(h as usize * n + i as usize) * d..][..d];
+        out.iter_mut().zip(row).for_each(|(o, &x)| *o = f64::from(x));
+    };
+    let k_row = |h: u32, i: u32, out: &mut [f64]| row(&data.k, h, i, out);
+    let output = attend_rows(&params, &data.q, &k_row, &|h, i, o| row(&data.v, h, i, o))?;
+    Ok(Reference { output, scores: scores(&params, &data.q, &k_row)? })
+}
+
+/// The step over rows in order of age instead of slots.
+fn chronological(shape: &Shape, step: &Step) -> FlashAttnVecParams {
+    FlashAttnVecParams {
+        kv_capacity: step.kv_seq_len,
+        ring_start: 0,
+        ..FlashAttnVecParams::from(shape.params(step))
+    }
+}
+
+/// Encodes, attends and compares on `leg`.
+pub fn measure(
+    leg: &mut dyn Leg,
+    shape: &Shape,
+    step: &Step,
+    data: &StepData,
+    reference: &Reference,
+) -> Result<Measured, DriverError> {
+    let d = shape.head_dim.as_usize();
+    let params = shape.params(step);
+    let mut tape = Tape::default();
+    let cache = encode(&mut tape, leg, shape, step, data)?;
+    let (out, ring_start_passed) = attend(&mut tape, leg, shape, step, &cache, &data.q)?;
+    let run = leg.run(&tape)?;
+
+    let output = run.floats(out);
+    let side = |side: Side| (run.bytes(side.packed).to_vec(), run.floats(side.norms));
+    let (k, v) = (side(cache.k), side(cache.v));
+    let rows = |(packed, norms)| PackedRows {
+        codec: shape.codec(),
+        capacity: shape.kv_capacity,
+        packed,
+        norms,
+    };
+    let (k_rows, v_rows) = (rows((&*k.0, &*k.1)), rows((&*v.0, &*v.1)));
+    let dequant = dequantizing_attention(&params, &data.q, k_rows, v_rows)?;
+    let shape_params = FlashAttnVecParams::from(params);
+    let quantised = scores(&shape_params, &data.q, &|h, s, o| k_rows.decode(h, s, o))?;
+
+    let failed = |e: crate::metrics::MetricError| DriverError::Output {
+        kernel: "flash_attn_vec_tq",
+        buffer: "out",
+        message: e.to_string(),
+    };
+    let floor = compare(&output, &reference.output, d).map_err(failed)?;
+    let rounding = compare(&output, &dequant, d).map_err(failed)?;
+    let heads = output
+        .chunks_exact(d)
+        .zip(reference.output.chunks_exact(d))
+        .zip(reference.scores.iter().zip(&quantised))
+        .map(|((got, want), (scores, quantised))| HeadMeasured {
+            nrmse: compare(got, want, d).map_or(f64::NAN, |c| c.nrmse),
+            top_reference: argmax(scores),
+            top_quantised: argmax(quantised),
+            top_weight: top_weight(scores),
+        })
+        .collect();
+    Ok(Measured {
+        floor_nrmse: floor.nrmse,
+        dequant_nrmse: rounding.nrmse,
+        max_abs_diff: rounding.max_abs,
+        ring_start_passed,
+        heads,
+    })
+}
+
+fn argmax(scores: &[f64]) -> usize {
+    (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
+}
+
+fn top_weight(scores: &[f64]) -> f64 {
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    1.0 / scores.iter().map(|s| (s - top).exp()).sum::<f64>()
+}
+
+/// One side of a cache on a tape.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Side {
+    pub packed: BufferId,
+    pub norms: BufferId,
+}
+
+/// A cache on a tape.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cache {
+    pub k: Side,
+    pub v: Side,
+}
+
+/// Writes K and V into their slots by the `quantize_kv` kernel. Slots that hold no position keep
+/// what they start with: codes of 0xa5 and NaN norms.
+fn encode<'t>(
+    tape: &mut Tape<'t>,
+    leg: &dyn Leg,
+    shape: &Shape,
+    step: &Step,
+    data: &StepData,
+) -> Result<Cache, DriverError> {
+    let (caps, language) = (leg.caps(), leg.name().language());
+    let problem = quantize_kv::Problem { codec: shape.codec() };
+    let params = QuantizeKvParams {
+        head_dim: shape.head_dim.get(),
+        num_kv_heads: shape.num_kv_heads,
+        write_pos: step.ring_start,
+        cache_capacity: shape.kv_capacity,
+        is_sliding: 1,
+        scale_factor_d512: 1.0,
+        rms_probe_enabled: 0,
+        num_tokens: step.kv_seq_len,
+    };
+    let launch = problem.launch(&params, &caps, language)?;
+    let plan = problem.plan(&caps, language)?;
+    let mut side = |rows: &[f32], names: [&'static str; 3]| {
+        let src = tape.input(names[0], token_major(shape, step, rows));
+        let packed = tape.in_out(names[1], vec![0xa5u8; launch.needed[1] as usize]);
+        let norms = f32::NAN.to_le_bytes().repeat(launch.needed[2] as usize / 4);
+        let norms = tape.in_out(names[2], norms);
+        tape.step(plan.clone(), launch.clone(), &[src, packed, norms]);
+        Side { packed, norms }
+    };
+    Ok(Cache {
+        k: side(&data.k, ["k", "k_packed", "k_norms"]),
+        v: side(&data.v, ["v", "v_packed", "v_norms"]),
+    })
+}
+
+/// `[nkv, n, D]` to the kernel's `[n, nkv, D]`, as bytes.
+fn token_major(shape: &Shape, step: &Step, rows: &[f32]) -> Vec<u8> {
+    let (heads, n) = (shape.num_kv_heads as usize, step.kv_seq_len as usize);
+    let d = shape.head_dim.as_usize();
+    let mut out = Vec::with_capacity(rows.len() * 4);
+    for t in 0..n {
+        for h in 0..heads {
+            out.extend_from_slice(bytemuck::cast_slice(&rows[(h * n + t) * d..][..d]));
+        }
+    }
+    out
+}
+
+/// Rotate q, attend over the packed cache, merge, un-rotate; returns the output and the ring start
+/// that the attention kernel got.
+pub(super) fn attend<'t>(
+    tape: &mut Tape<'t>,
+    leg: &dyn Leg,
+    shape: &Shape,
+    step: &Step,
+    cache: &Cache,
+    q: &'t [f32],
+) -> Result<(BufferId, u32), DriverError> {
+    let q = tape.in_out("q", bytemuck::cast_slice::<f32, u8>(q));
+    rotate(tape, leg, shape, q, Direction::Forward)?;
+    let (out, ring_start) = attend_rotated(tape, leg, shape, step, cache, q)?;
+    rotate(tape, leg, shape, out, Direction::Inverse)?;
+    Ok((out, ring_start))
+}
+
+/// Attention in the rotated basis; returns the rotated output and the ring start that the kernel
+/// got, read back from its parameter block.
+pub(super) fn attend_rotated(
+    tape: &mut Tape<'_>,
+    leg: &dyn Leg,
+    shape: &Shape,
+    step: &Step,
+    cache: &Cache,
+    q: BufferId,
+) -> Result<(BufferId, u32), DriverError> {
+    let (caps, language) = (leg.caps(), leg.name().language());
+    let problem = flash_attn_vec_tq::Problem {
+        codec: shape.codec(),
+        num_heads: shape.num_heads,
+        num_kv_heads: shape.num_kv_heads,
+    };
+    let mut params: FlashAttnVecTqParams = shape.params(step);
+    let visible = step.kv_seq_len - FlashAttnVecParams::from(params).first_visible();
+    params.nwg = problem.splits(visible, &caps, language)?;
+    let launch = problem.launch(&params, &caps, language)?;
+    let passed: FlashAttnVecTqParams = bytemuck::pod_read_unaligned(launch.uniform(0));
+    let out_bytes = u64::from(shape.num_heads) * u64::from(shape.head_dim.get()) * 4;
+    let out = tape.output("out", out_bytes);
+    let dst = if params.nwg == 1 { out } else { tape.scratch("partials", launch.needed[6]) };
+    let buffers = [q, cache.k.packed, cache.k.norms, cache.v.packed, cache.v.norms, dst];
+    tape.step(problem.plan(&caps, language)?, launch, &buffers);
+    if params.nwg > 1 {
+        let problem = flash_attn_vec_reduce::Problem { head_dim: shape.head_dim };
+        let params = FlashAttnVecReduceParams { nrows: shape.num_heads, nwg: params.nwg };
+        let launch = problem.launch(&params, &caps)?;
+        tape.step(problem.plan(&caps, language)?, launch, &[dst, out]);
+    }
+    Ok((out, passed.ring_start))
+}
+
+fn rotate(
+    tape: &mut Tape<'_>,
+    leg: &dyn Leg,
+    shape: &Shape,
+    data: BufferId,
+    direction: Direction,
+) -> Result<(), DriverError> {
+    let (caps, language) = (leg.caps(), leg.name().language());
+    let problem = fwht::Problem { head_dim: shape.head_dim, rotation: shape.rotation, direction };
+    let params = FwhtParams { head_dim: shape.head_dim.get(), num_heads: shape.num_heads };
+    let launch = problem.launch(&params, &caps, language)?;
+    tape.step(problem.plan(&caps, language)?, launch, &[data]);
+    Ok(())
+}
+
+/// The ring of a step.
+pub(super) fn ring(shape: &Shape, step: &Step) -> Result<Ring, DriverError> {
+    Ok(Ring::new(shape.kv_capacity, step.ring_start, step.kv_seq_len)?)
+}

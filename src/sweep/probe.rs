@@ -1,0 +1,102 @@
+//! Which positions a kernel visits: a difference between two runs that lose the same positions
+//! cannot show it.
+//!
+//! All K norms are 0, so every visited position weighs 1 / visited. In each pass a block of D
+//! positions is marked: position i has the highest code at coordinate i and the lowest below zero
+//! everywhere else. The output at coordinate i, in the rotated basis, then tells how much weight
+//! position i got.
+
+use super::point::{Cache, Side, attend_rotated, ring};
+use super::{Shape, Step};
+use crate::codec::{Codec, codebook, row};
+use crate::driver::DriverError;
+use crate::legs::{Leg, Tape};
+
+/// What the probe saw.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Visited {
+    /// Positions that got weight, of those that should be visible.
+    pub positions: u32,
+    /// Sum of all weights: 1 when nothing but those positions was visited.
+    pub weight: f64,
+}
+
+/// Code of a marked coordinate and of every other.
+const MARK: u8 = 15;
+const REST: u8 = 7;
+
+/// Counts the positions that the attention kernel of `leg` visits at `step`, by the first head.
+pub fn positions_visited(
+    leg: &mut dyn Leg,
+    shape: &Shape,
+    step: &Step,
+) -> Result<Visited, DriverError> {
+    let (codec, d) = (shape.codec(), shape.head_dim.get());
+    let table = codebook::levels(codec.bits);
+    let (mark, rest) = (f64::from(table[usize::from(MARK)]), f64::from(table[usize::from(REST)]));
+    let visible = match step.sliding_window {
+        0 => step.kv_seq_len,
+        window => step.kv_seq_len.min(window),
+    };
+    let first = step.kv_seq_len - visible;
+    let mut seen = Visited { positions: 0, weight: 0.0 };
+    for block in (first..step.kv_seq_len).step_by(d as usize) {
+        let out = pass(leg, shape, step, &codec, block)?;
+        for c in 0..d.min(step.kv_seq_len - block) {
+            // Weight of the marked position: the rest of the column is REST.
+            let weight = (f64::from(out[c as usize]) - rest) / (mark - rest);
+            seen.weight += weight;
+            seen.positions += u32::from(weight > 0.5 / f64::from(visible));
+        }
+    }
+    Ok(seen)
+}
+
+/// One pass with positions `block .. block + D` marked; the rotated output of the first head.
+fn pass(
+    leg: &mut dyn Leg,
+    shape: &Shape,
+    step: &Step,
+    codec: &Codec,
+    block: u32,
+) -> Result<Vec<f32>, DriverError> {
+    let ring = ring(shape, step)?;
+    let d = codec.head_dim.as_usize();
+    let bytes = row::row_bytes(codec.head_dim, codec.bits) as usize;
+    let slots = shape.num_kv_heads as usize * shape.kv_capacity as usize;
+    let mut plain = vec![0; bytes];
+    row::pack(codec.bits, &vec![REST; d], &mut plain);
+    let mut v_packed = plain.repeat(slots);
+    for i in block..step.kv_seq_len.min(block + codec.head_dim.get()) {
+        let mut codes = vec![REST; d];
+        codes[(i - block) as usize] = MARK;
+        for head in 0..shape.num_kv_heads as usize {
+            let at = (head * shape.kv_capacity as usize + ring.slot(i) as usize) * bytes;
+            row::pack(codec.bits, &codes, &mut v_packed[at..at + bytes]);
+        }
+    }
+    // A norm that decodes a code to its centroid; slots that hold no position decode to 0, which
+    // no weight of theirs can hide.
+    let npp = codec.head_dim.norms_per_pos() as usize;
+    let unit = (1.0 / codec.decode_scale(1.0)) as f32;
+    let held = |i: usize| ring.holds((i / npp % shape.kv_capacity as usize) as u32);
+    let v_norms: Vec<f32> = (0..slots * npp).map(|i| if held(i) { unit } else { 0.0 }).collect();
+    let k_norms = vec![0.0f32; slots * npp];
+    let q = vec![0.0f32; shape.num_heads as usize * d];
+
+    let mut tape = Tape::default();
+    let cache = Cache {
+        k: Side {
+            packed: tape.input("k_packed", plain.repeat(slots)),
+            norms: tape.input("k_norms", bytemuck::cast_slice(&k_norms)),
+        },
+        v: Side {
+            packed: tape.input("v_packed", &*v_packed),
+            norms: tape.input("v_norms", bytemuck::cast_slice(&v_norms)),
+        },
+    };
+    let q = tape.input("q", bytemuck::cast_slice::<f32, u8>(&q));
+    let (out, _) = attend_rotated(&mut tape, leg, shape, step, &cache, q)?;
+    let out = leg.run(&tape)?.floats(out);
+    Ok(out[..d].to_vec())
+}
