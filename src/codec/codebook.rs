@@ -29,7 +29,6 @@ const fn midpoints<const N: usize, const B: usize>(levels: [f32; N]) -> [f32; B]
 }
 
 /// Lloyd-Max to convergence in f64, rounded to seven digits.
-#[expect(clippy::excessive_precision, reason = "seven digits, as the 4-bit table")]
 const HALF_5: [f32; 16] = [
     0.0658897, 0.1980518, 0.3313783, 0.4666995, 0.6049336, 0.7471357, 0.8945651, 1.0487833,
     1.2118044, 1.3863403, 1.5762281, 1.7872332, 2.0287284, 2.3177394, 2.6911196, 3.2607325,

@@ -87,8 +87,9 @@ impl Checked {
     fn expect(&mut self, what: &str, value: f64, range: std::ops::RangeInclusive<f64>) {
         let good = range.contains(&value);
         self.passed &= good;
+        let shown = if value.abs() < 1e-3 { format!("{value:.2e}") } else { format!("{value:.5}") };
         self.lines.push(format!(
-            "{}: {what} {value:.6}, must be in [{}, {}]",
+            "{}: {what} {shown}, must be in [{}, {}]",
             if good { "ok" } else { "FAIL" },
             range.start(),
             range.end()

@@ -66,8 +66,8 @@ const A_TEXT: &str = "Blue: measured, one line a leg. Orange: what the codec's t
     this logit spread, with its standard deviation. Green: the registered band.";
 const B_TEXT: &str = "The same number of positions at different places: only RoPE angles and draws \
     differ.";
-const HEADS_TEXT: &str = "One row a point (first leg), one column a query head; darker is a larger \
-    error. A dot marks a head whose largest score moved to another position by quantisation: with \
+const HEADS_TEXT: &str = "One row a point (first leg), one column a query head; a stronger red is a \
+    larger error. A dot marks a head whose largest score moved to another position by quantisation: with \
     scores this sharp, softmax is close to one-hot and such a head returns another V row.";
 
 fn escape(text: &str) -> String {

@@ -135,7 +135,7 @@ mod tests {
         }
     }
 
-    const FIRST_SAMPLES: [f32; 4] = [-0.4612658, -0.6379930, 0.0747667, -1.1995161];
+    const FIRST_SAMPLES: [f32; 4] = [-0.461_265_8, -0.637_993, 0.074_766_7, -1.199_516];
 
     #[test]
     fn rms_norm_gives_unit_mean_square_and_rope_keeps_lengths() {

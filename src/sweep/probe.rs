@@ -1,10 +1,10 @@
 //! Which positions a kernel visits: a difference between two runs that lose the same positions
 //! cannot show it.
 //!
-//! All K norms are 0, so every visited position weighs 1 / visited. In each pass a block of D
-//! positions is marked: position i has the highest code at coordinate i and the lowest below zero
-//! everywhere else. The output at coordinate i, in the rotated basis, then tells how much weight
-//! position i got.
+//! All K norms are 0, so every visited slot gets the same weight. A block of D positions is marked
+//! at a time: position i has the largest centroid at coordinate i, and in a second run its negative.
+//! Half the difference of the two outputs at coordinate i, in the rotated basis, is the weight of
+//! position i, whatever else was visited.
 
 use super::point::{Cache, Side, attend_rotated, ring};
 use super::{Shape, Step};
@@ -21,8 +21,8 @@ pub struct Visited {
     pub weight: f64,
 }
 
-/// Code of a marked coordinate and of every other.
-const MARK: u8 = 15;
+/// Codes of a marked coordinate in the two runs, and of every other.
+const MARKS: [u8; 2] = [15, 0];
 const REST: u8 = 7;
 
 /// Counts the positions that the attention kernel of `leg` visits at `step`, by the first head.
@@ -32,8 +32,7 @@ pub fn positions_visited(
     step: &Step,
 ) -> Result<Visited, DriverError> {
     let (codec, d) = (shape.codec(), shape.head_dim.get());
-    let table = codebook::levels(codec.bits);
-    let (mark, rest) = (f64::from(table[usize::from(MARK)]), f64::from(table[usize::from(REST)]));
+    let mark = f64::from(codebook::levels(codec.bits)[usize::from(MARKS[0])]);
     let visible = match step.sliding_window {
         0 => step.kv_seq_len,
         window => step.kv_seq_len.min(window),
@@ -41,10 +40,10 @@ pub fn positions_visited(
     let first = step.kv_seq_len - visible;
     let mut seen = Visited { positions: 0, weight: 0.0 };
     for block in (first..step.kv_seq_len).step_by(d as usize) {
-        let out = pass(leg, shape, step, &codec, block)?;
-        for c in 0..d.min(step.kv_seq_len - block) {
-            // Weight of the marked position: the rest of the column is REST.
-            let weight = (f64::from(out[c as usize]) - rest) / (mark - rest);
+        let high = pass(leg, shape, step, &codec, block, MARKS[0])?;
+        let low = pass(leg, shape, step, &codec, block, MARKS[1])?;
+        for c in 0..d.min(step.kv_seq_len - block) as usize {
+            let weight = (f64::from(high[c]) - f64::from(low[c])) / (2.0 * mark);
             seen.weight += weight;
             seen.positions += u32::from(weight > 0.5 / f64::from(visible));
         }
@@ -52,13 +51,15 @@ pub fn positions_visited(
     Ok(seen)
 }
 
-/// One pass with positions `block .. block + D` marked; the rotated output of the first head.
+/// One pass with positions `block .. block + D` marked by `mark`; the rotated output of the first
+/// head.
 fn pass(
     leg: &mut dyn Leg,
     shape: &Shape,
     step: &Step,
     codec: &Codec,
     block: u32,
+    mark: u8,
 ) -> Result<Vec<f32>, DriverError> {
     let ring = ring(shape, step)?;
     let d = codec.head_dim.as_usize();
@@ -69,18 +70,16 @@ fn pass(
     let mut v_packed = plain.repeat(slots);
     for i in block..step.kv_seq_len.min(block + codec.head_dim.get()) {
         let mut codes = vec![REST; d];
-        codes[(i - block) as usize] = MARK;
+        codes[(i - block) as usize] = mark;
         for head in 0..shape.num_kv_heads as usize {
             let at = (head * shape.kv_capacity as usize + ring.slot(i) as usize) * bytes;
             row::pack(codec.bits, &codes, &mut v_packed[at..at + bytes]);
         }
     }
-    // A norm that decodes a code to its centroid; slots that hold no position decode to 0, which
-    // no weight of theirs can hide.
+    // A norm that decodes a code to its centroid.
     let npp = codec.head_dim.norms_per_pos() as usize;
     let unit = (1.0 / codec.decode_scale(1.0)) as f32;
-    let held = |i: usize| ring.holds((i / npp % shape.kv_capacity as usize) as u32);
-    let v_norms: Vec<f32> = (0..slots * npp).map(|i| if held(i) { unit } else { 0.0 }).collect();
+    let v_norms = vec![unit; slots * npp];
     let k_norms = vec![0.0f32; slots * npp];
     let q = vec![0.0f32; shape.num_heads as usize * d];
 
