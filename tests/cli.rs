@@ -422,7 +422,7 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
             "\"scale\": 0.125",
             "\"scale\": \"NaN\""
         )),
-        bad!("infinite scale", ["scale", "finite"], |f| edit(
+        bad!("infinite scale", ["params.scale"], |f| edit(
             f,
             "\"scale\": 0.125",
             "\"scale\": 1e39"

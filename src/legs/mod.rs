@@ -1,5 +1,6 @@
 //! Legs: who can execute a kernel. A driver writes a [`Tape`] once and any leg plays it.
 
+mod recorder;
 mod spirv;
 mod tape;
 mod wgpu_leg;
@@ -7,6 +8,7 @@ mod wgpu_leg;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use recorder::{PackedBuffers, Recorder};
 pub use tape::{BufferId, POISON, Run, Tape};
 pub use wgpu_leg::WgpuLeg;
 

@@ -7,20 +7,14 @@ use super::manifest::{Input, Unquantised};
 use super::report::{Entry, HeadError, SourceHash, Status, Timing};
 use super::{CANARY_FACTOR, CANARY_NORM, CANARY_POSITION, Canary, Oracle, Variation};
 use crate::codec::Direction;
-use crate::contract::{Caps, Language};
+use crate::contract::Language;
 use crate::driver::DriverError;
-use crate::kernels::{
-    dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-};
-use crate::legs::{BufferId, Leg, Run, Tape};
+use crate::legs::{BufferId, Leg, PackedBuffers, Recorder, Run, Tape};
 use crate::metrics::compare;
 use crate::oracle::flash_attn_vec::attend_rows;
 use crate::oracle::flash_attn_vec_tq::dequantizing_attention;
 use crate::oracle::max_abs_score;
-use crate::params::{
-    DequantizeKvParams, FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams,
-    FwhtParams,
-};
+use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams};
 use crate::parity::attention_tolerance;
 use crate::source::Target;
 
@@ -115,13 +109,13 @@ impl<'a> Singlestep<'a> {
 
     /// Plays the step on `leg` and judges it.
     pub fn run(&self, leg: &mut dyn Leg) -> Result<Replayed, DriverError> {
-        let step = Step::new(self, leg)?;
-        let (tape, out) = step.tape(&self.device_k_norms, &self.device_v_norms)?;
+        let (tape, out, splits) = self.tape(leg, &self.device_k_norms, &self.device_v_norms)?;
         let run = leg.run(&tape)?;
         let output = run.floats(out);
         let bit_identical = match self.request.canary {
             Canary::OutOfRange => {
-                let (clean, clean_out) = step.tape(&self.input.k.norms, &self.input.v.norms)?;
+                let (clean, clean_out, _) =
+                    self.tape(leg, &self.input.k.norms, &self.input.v.norms)?;
                 Some(leg.run(&clean)?.bytes(clean_out) == run.bytes(out))
             }
             _ => None,
@@ -134,8 +128,50 @@ impl<'a> Singlestep<'a> {
             .into_iter()
             .map(|(label, sha256)| SourceHash { label, sha256 })
             .collect();
-        let entry = self.judge(leg, &output, &run, bit_identical, step.params.nwg, sources);
+        let entry = self.judge(leg, &output, &run, bit_identical, splits, sources);
         Ok(Replayed { entry, output })
+    }
+
+    /// The variation's dispatches over the given norms, the output, and the number of splits.
+    fn tape<'t>(
+        &'t self,
+        leg: &dyn Leg,
+        k_norms: &'t [f32],
+        v_norms: &'t [f32],
+    ) -> Result<(Tape<'t>, BufferId, u32), DriverError> {
+        let input = self.input;
+        let params = &input.params;
+        let mut tape = Tape::default();
+        // The query is rotated in place, so it is an in-out buffer even where nothing changes it.
+        let q = tape.in_out("q", bytemuck::cast_slice::<f32, u8>(&input.q));
+        let k = PackedBuffers {
+            packed: tape.input("k_packed", &*input.k.packed),
+            norms: tape.input("k_norms", bytemuck::cast_slice::<f32, u8>(k_norms)),
+        };
+        let v = PackedBuffers {
+            packed: tape.input("v_packed", &*input.v.packed),
+            norms: tape.input("v_norms", bytemuck::cast_slice::<f32, u8>(v_norms)),
+        };
+        let out = tape.output("out", input.q.len() as u64 * 4);
+        let mut recorder = Recorder::new(&mut tape, leg, input.codec);
+        let splits = match self.request.variation {
+            Variation::A => {
+                recorder.rotate(q, Direction::Forward, params.n_heads)?;
+                let passed = recorder.attend_packed(params, q, [k, v], out)?;
+                recorder.rotate(out, Direction::Inverse, params.n_heads)?;
+                passed.nwg
+            }
+            Variation::B => recorder.attend_packed(params, q, [k, v], out)?.nwg,
+            Variation::C => {
+                let k = recorder.decode(params, k, "k decoded")?;
+                let v = recorder.decode(params, v, "v decoded")?;
+                let shape = FlashAttnVecParams::from(*params);
+                let shape =
+                    FlashAttnVecParams { kv_capacity: params.kv_seq_len, ring_start: 0, ..shape };
+                recorder.attend_dense(&shape, [q, k, v], out)?
+            }
+        };
+        Ok((tape, out, splits))
     }
 
     fn judge(
@@ -376,172 +412,4 @@ fn nrmse(a: &[f64], reference: &[f64]) -> Option<f64> {
     let power: f64 = reference.iter().map(|r| r * r).sum();
     let error: f64 = a.iter().zip(reference).map(|(a, r)| (a - r).powi(2)).sum();
     (power > 0.0).then(|| (error / power).sqrt())
-}
-
-/// The step planned for one leg.
-struct Step<'a> {
-    single: &'a Singlestep<'a>,
-    caps: Caps,
-    language: Language,
-    params: FlashAttnVecTqParams,
-}
-
-impl<'a> Step<'a> {
-    fn new(single: &'a Singlestep<'a>, leg: &dyn Leg) -> Result<Self, DriverError> {
-        let (caps, language) = (leg.caps(), leg.name().language());
-        let mut params = single.input.params;
-        let shape = FlashAttnVecParams::from(params);
-        let visible = params.kv_seq_len - shape.first_visible();
-        params.nwg = Self::tq_problem(single.input).splits(visible, &caps, language)?;
-        Ok(Self { single, caps, language, params })
-    }
-
-    fn tq_problem(input: &Input) -> flash_attn_vec_tq::Problem {
-        flash_attn_vec_tq::Problem {
-            codec: input.codec,
-            num_heads: input.params.n_heads,
-            num_kv_heads: input.params.n_kv_heads,
-        }
-    }
-
-    /// The variation's dispatches over the given norms; the second value is the output.
-    fn tape<'t>(
-        &self,
-        k_norms: &'t [f32],
-        v_norms: &'t [f32],
-    ) -> Result<(Tape<'t>, BufferId), DriverError>
-    where
-        'a: 't,
-    {
-        let input = self.single.input;
-        let mut tape = Tape::default();
-        // The query is rotated in place, so it is an in-out buffer even where nothing changes it.
-        let q = tape.in_out("q", bytemuck::cast_slice::<f32, u8>(&input.q));
-        let k = tape.input("k_packed", &*input.k.packed);
-        let k_norms = tape.input("k_norms", bytemuck::cast_slice::<f32, u8>(k_norms));
-        let v = tape.input("v_packed", &*input.v.packed);
-        let v_norms = tape.input("v_norms", bytemuck::cast_slice::<f32, u8>(v_norms));
-        let out = tape.output("out", input.q.len() as u64 * 4);
-        match self.single.request.variation {
-            Variation::A => {
-                self.rotate(&mut tape, q, Direction::Forward, self.params.n_heads)?;
-                self.attend_packed(&mut tape, [q, k, k_norms, v, v_norms], out)?;
-                self.rotate(&mut tape, out, Direction::Inverse, self.params.n_heads)?;
-            }
-            Variation::B => self.attend_packed(&mut tape, [q, k, k_norms, v, v_norms], out)?,
-            Variation::C => {
-                let k = self.decode(&mut tape, k, k_norms, "k decoded")?;
-                let v = self.decode(&mut tape, v, v_norms, "v decoded")?;
-                self.attend_dense(&mut tape, [q, k, v], out)?;
-            }
-        }
-        Ok((tape, out))
-    }
-
-    fn rotate(
-        &self,
-        tape: &mut Tape<'_>,
-        data: BufferId,
-        direction: Direction,
-        rows: u32,
-    ) -> Result<(), DriverError> {
-        let codec = self.single.input.codec;
-        let problem =
-            fwht::Problem { head_dim: codec.head_dim, rotation: codec.rotation, direction };
-        let params = FwhtParams { head_dim: codec.head_dim.get(), num_heads: rows };
-        let launch = problem.launch(&params, &self.caps, self.language)?;
-        tape.step(problem.plan(&self.caps, self.language)?, launch, &[data]);
-        Ok(())
-    }
-
-    fn attend_packed(
-        &self,
-        tape: &mut Tape<'_>,
-        inputs: [BufferId; 5],
-        out: BufferId,
-    ) -> Result<(), DriverError> {
-        let problem = Self::tq_problem(self.single.input);
-        let dst = self.partials_or(tape, out);
-        let launch = problem.launch(&self.params, &self.caps, self.language)?;
-        let buffers: Vec<BufferId> = inputs.into_iter().chain([dst]).collect();
-        tape.step(problem.plan(&self.caps, self.language)?, launch, &buffers);
-        self.reduce(tape, dst, out)
-    }
-
-    /// Decodes and un-rotates K or V into `[nkv, n, D]`, chronological.
-    fn decode(
-        &self,
-        tape: &mut Tape<'_>,
-        packed: BufferId,
-        norms: BufferId,
-        label: &'static str,
-    ) -> Result<BufferId, DriverError> {
-        let (p, codec) = (&self.params, self.single.input.codec);
-        let problem = dequantize_kv::Problem { codec };
-        let params = DequantizeKvParams {
-            head_dim: p.head_dim,
-            num_kv_heads: p.n_kv_heads,
-            read_pos: p.ring_start,
-            cache_capacity: p.kv_capacity,
-            norms_per_pos: codec.head_dim.norms_per_pos(),
-            scale_factor_d512: p.scale_factor_d512,
-            num_tokens: p.kv_seq_len,
-            dst_token_stride: p.head_dim,
-            dst_head_stride: p.head_dim.checked_mul(p.kv_seq_len).ok_or_else(|| {
-                crate::Error::param("kv_seq_len", "head_dim x kv_seq_len under 2^32", p.kv_seq_len)
-            })?,
-        };
-        let dense = tape.scratch(label, params.dst_floats() * 4);
-        let launch = problem.launch(&params, &self.caps)?;
-        tape.step(problem.plan(&self.caps, self.language)?, launch, &[packed, norms, dense]);
-        let rows = u64::from(p.n_kv_heads) * u64::from(p.kv_seq_len);
-        let rows = u32::try_from(rows)
-            .map_err(|_| crate::Error::param("kv_seq_len", "under 2^32 rows", rows))?;
-        self.rotate(tape, dense, Direction::Inverse, rows)?;
-        Ok(dense)
-    }
-
-    fn attend_dense(
-        &self,
-        tape: &mut Tape<'_>,
-        inputs: [BufferId; 3],
-        out: BufferId,
-    ) -> Result<(), DriverError> {
-        let p = FlashAttnVecParams::from(self.params);
-        let params = FlashAttnVecParams { kv_capacity: p.kv_seq_len, ring_start: 0, ..p };
-        let problem = flash_attn_vec::Problem {
-            head_dim: self.single.input.codec.head_dim,
-            kv_type: flash_attn_vec::KvType::F32,
-            num_heads: p.n_heads,
-            num_kv_heads: p.n_kv_heads,
-        };
-        let dst = self.partials_or(tape, out);
-        let launch = problem.launch(&params, &self.caps, self.language)?;
-        let buffers: Vec<BufferId> = inputs.into_iter().chain([dst]).collect();
-        tape.step(problem.plan(&self.caps, self.language)?, launch, &buffers);
-        self.reduce(tape, dst, out)
-    }
-
-    fn partials_or(&self, tape: &mut Tape<'_>, out: BufferId) -> BufferId {
-        if self.params.nwg == 1 {
-            return out;
-        }
-        tape.scratch("partials", FlashAttnVecParams::from(self.params).dst_floats() * 4)
-    }
-
-    fn reduce(
-        &self,
-        tape: &mut Tape<'_>,
-        partials: BufferId,
-        out: BufferId,
-    ) -> Result<(), DriverError> {
-        if self.params.nwg == 1 {
-            return Ok(());
-        }
-        let problem = flash_attn_vec_reduce::Problem { head_dim: self.single.input.codec.head_dim };
-        let params = FlashAttnVecReduceParams { nrows: self.params.n_heads, nwg: self.params.nwg };
-        let launch = problem.launch(&params, &self.caps)?;
-        tape.step(problem.plan(&self.caps, self.language)?, launch, &[partials, out]);
-        Ok(())
-    }
 }

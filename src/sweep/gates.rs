@@ -11,12 +11,11 @@ use serde::Serialize;
 use super::multistep;
 use crate::codec::{Bits, Codec, Direction, HeadDim, Ring, Rotation, row};
 use crate::driver::DriverError;
-use crate::kernels::{dequantize_kv, fwht, quantize_kv};
-use crate::legs::{Leg, LegName, Tape};
+use crate::legs::{Leg, LegName, PackedBuffers, Recorder, Tape};
 use crate::metrics::compare;
 use crate::oracle::dequantize_kv::PackedRows;
 use crate::oracle::quantize_kv::encode;
-use crate::params::{DequantizeKvParams, FwhtParams, QuantizeKvParams};
+use crate::params::{DequantizeKvParams, QuantizeKvParams};
 use crate::parity::ATTENTION_NRMSE;
 use crate::rng::Gaussian;
 
@@ -126,7 +125,6 @@ fn round_trip(
     codec: Codec,
     x: &[f32],
 ) -> Result<(Vec<f32>, Vec<f32>), DriverError> {
-    let (caps, language) = (leg.caps(), leg.name().language());
     let d = codec.head_dim.get();
     let mut tape = Tape::default();
     let src = tape.input("src", bytemuck::cast_slice::<f32, u8>(x));
@@ -137,7 +135,8 @@ fn round_trip(
     let decoded = tape.output("decoded", x.len() as u64 * 4);
     let twice = tape.in_out("twice", bytemuck::cast_slice::<f32, u8>(x));
 
-    let problem = quantize_kv::Problem { codec };
+    let side = PackedBuffers { packed, norms };
+    let mut recorder = Recorder::new(&mut tape, leg, codec);
     let params = QuantizeKvParams {
         head_dim: d,
         num_kv_heads: 1,
@@ -148,10 +147,7 @@ fn round_trip(
         rms_probe_enabled: 0,
         num_tokens: VECTORS,
     };
-    let launch = problem.launch(&params, &caps, language)?;
-    tape.step(problem.plan(&caps, language)?, launch, &[src, packed, norms]);
-
-    let problem = dequantize_kv::Problem { codec };
+    recorder.quantize(&params, src, side)?;
     let params = DequantizeKvParams {
         head_dim: d,
         num_kv_heads: 1,
@@ -163,18 +159,9 @@ fn round_trip(
         dst_token_stride: d,
         dst_head_stride: d,
     };
-    let launch = problem.launch(&params, &caps)?;
-    tape.step(problem.plan(&caps, language)?, launch, &[packed, norms, decoded]);
-
-    let problem = fwht::Problem {
-        head_dim: codec.head_dim,
-        rotation: codec.rotation,
-        direction: Direction::Inverse,
-    };
+    recorder.dequantize(&params, side, decoded)?;
     for data in [decoded, twice, twice] {
-        let params = FwhtParams { head_dim: d, num_heads: VECTORS };
-        let launch = problem.launch(&params, &caps, language)?;
-        tape.step(problem.plan(&caps, language)?, launch, &[data]);
+        recorder.rotate(data, Direction::Inverse, VECTORS)?;
     }
     let run = leg.run(&tape)?;
     Ok((run.floats(decoded), run.floats(twice)))

@@ -3,19 +3,15 @@
 
 use super::inputs::StepData;
 use super::{Shape, Step};
-use crate::codec::{Direction, Ring};
+use crate::codec::{Direction, Ring, row};
 use crate::driver::DriverError;
-use crate::kernels::{flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_kv};
-use crate::legs::{BufferId, Leg, Tape};
+use crate::legs::{Leg, PackedBuffers, Recorder, Tape};
 use crate::metrics::compare;
 use crate::oracle::dequantize_kv::PackedRows;
 use crate::oracle::flash_attn_vec::attend_rows;
 use crate::oracle::flash_attn_vec_tq::dequantizing_attention;
 use crate::oracle::scores;
-use crate::params::{
-    FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams, FwhtParams,
-    QuantizeKvParams,
-};
+use crate::params::{FlashAttnVecParams, QuantizeKvParams};
 
 /// What does not depend on the leg: attention on the unquantised values.
 #[derive(Debug, Clone)]
@@ -95,12 +91,17 @@ pub fn measure(
     let params = shape.params(step);
     let mut tape = Tape::default();
     let cache = encode(&mut tape, leg, shape, step, data)?;
-    let (out, ring_start_passed) = attend(&mut tape, leg, shape, step, &cache, &data.q)?;
+    let q = tape.in_out("q", bytemuck::cast_slice::<f32, u8>(&data.q));
+    let out = tape.output("out", data.q.len() as u64 * 4);
+    let mut recorder = Recorder::new(&mut tape, leg, shape.codec());
+    recorder.rotate(q, Direction::Forward, shape.num_heads)?;
+    let passed = recorder.attend_packed(&params, q, cache, out)?;
+    recorder.rotate(out, Direction::Inverse, shape.num_heads)?;
     let run = leg.run(&tape)?;
 
     let output = run.floats(out);
-    let side = |side: Side| (run.bytes(side.packed).to_vec(), run.floats(side.norms));
-    let (k, v) = (side(cache.k), side(cache.v));
+    let side = |side: PackedBuffers| (run.bytes(side.packed).to_vec(), run.floats(side.norms));
+    let [k, v] = cache.map(side);
     let rows = |(packed, norms)| PackedRows {
         codec: shape.codec(),
         capacity: shape.kv_capacity,
@@ -134,7 +135,7 @@ pub fn measure(
         floor_nrmse: floor.nrmse,
         dequant_nrmse: rounding.nrmse,
         max_abs_diff: rounding.max_abs,
-        ring_start_passed,
+        ring_start_passed: passed.ring_start,
         heads,
     })
 }
@@ -148,20 +149,6 @@ fn top_weight(scores: &[f64]) -> f64 {
     1.0 / scores.iter().map(|s| (s - top).exp()).sum::<f64>()
 }
 
-/// One side of a cache on a tape.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Side {
-    pub packed: BufferId,
-    pub norms: BufferId,
-}
-
-/// A cache on a tape.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Cache {
-    pub k: Side,
-    pub v: Side,
-}
-
 /// Writes K and V into their slots by the `quantize_kv` kernel. Slots that hold no position keep
 /// what they start with: codes of 0xa5 and NaN norms.
 fn encode<'t>(
@@ -169,10 +156,9 @@ fn encode<'t>(
     leg: &dyn Leg,
     shape: &Shape,
     step: &Step,
-    data: &StepData,
-) -> Result<Cache, DriverError> {
-    let (caps, language) = (leg.caps(), leg.name().language());
-    let problem = quantize_kv::Problem { codec: shape.codec() };
+    data: &'t StepData,
+) -> Result<[PackedBuffers; 2], DriverError> {
+    let codec = shape.codec();
     let params = QuantizeKvParams {
         head_dim: shape.head_dim.get(),
         num_kv_heads: shape.num_kv_heads,
@@ -183,20 +169,18 @@ fn encode<'t>(
         rms_probe_enabled: 0,
         num_tokens: step.kv_seq_len,
     };
-    let launch = problem.launch(&params, &caps, language)?;
-    let plan = problem.plan(&caps, language)?;
-    let mut side = |rows: &[f32], names: [&'static str; 3]| {
-        let src = tape.input(names[0], token_major(shape, step, rows));
-        let packed = tape.in_out(names[1], vec![0xa5u8; launch.needed[1] as usize]);
-        let norms = f32::NAN.to_le_bytes().repeat(launch.needed[2] as usize / 4);
-        let norms = tape.in_out(names[2], norms);
-        tape.step(plan.clone(), launch.clone(), &[src, packed, norms]);
-        Side { packed, norms }
+    let slots = shape.num_kv_heads as usize * shape.kv_capacity as usize;
+    let row = row::row_bytes(shape.head_dim, codec.bits) as usize;
+    let npp = shape.head_dim.norms_per_pos() as usize;
+    let mut side = |rows: &[f32], [src, packed, norms]: [&'static str; 3]| {
+        let src = tape.input(src, token_major(shape, step, rows));
+        let side = PackedBuffers {
+            packed: tape.in_out(packed, vec![0xa5u8; slots * row]),
+            norms: tape.in_out(norms, f32::NAN.to_le_bytes().repeat(slots * npp)),
+        };
+        Recorder::new(tape, leg, codec).quantize(&params, src, side).map(|()| side)
     };
-    Ok(Cache {
-        k: side(&data.k, ["k", "k_packed", "k_norms"]),
-        v: side(&data.v, ["v", "v_packed", "v_norms"]),
-    })
+    Ok([side(&data.k, ["k", "k_packed", "k_norms"])?, side(&data.v, ["v", "v_packed", "v_norms"])?])
 }
 
 /// `[nkv, n, D]` to the kernel's `[n, nkv, D]`, as bytes.
@@ -210,73 +194,6 @@ fn token_major(shape: &Shape, step: &Step, rows: &[f32]) -> Vec<u8> {
         }
     }
     out
-}
-
-/// Rotate q, attend over the packed cache, merge, un-rotate; returns the output and the ring start
-/// that the attention kernel got.
-pub(super) fn attend<'t>(
-    tape: &mut Tape<'t>,
-    leg: &dyn Leg,
-    shape: &Shape,
-    step: &Step,
-    cache: &Cache,
-    q: &'t [f32],
-) -> Result<(BufferId, u32), DriverError> {
-    let q = tape.in_out("q", bytemuck::cast_slice::<f32, u8>(q));
-    rotate(tape, leg, shape, q, Direction::Forward)?;
-    let (out, ring_start) = attend_rotated(tape, leg, shape, step, cache, q)?;
-    rotate(tape, leg, shape, out, Direction::Inverse)?;
-    Ok((out, ring_start))
-}
-
-/// Attention in the rotated basis; returns the rotated output and the ring start that the kernel
-/// got, read back from its parameter block.
-pub(super) fn attend_rotated(
-    tape: &mut Tape<'_>,
-    leg: &dyn Leg,
-    shape: &Shape,
-    step: &Step,
-    cache: &Cache,
-    q: BufferId,
-) -> Result<(BufferId, u32), DriverError> {
-    let (caps, language) = (leg.caps(), leg.name().language());
-    let problem = flash_attn_vec_tq::Problem {
-        codec: shape.codec(),
-        num_heads: shape.num_heads,
-        num_kv_heads: shape.num_kv_heads,
-    };
-    let mut params: FlashAttnVecTqParams = shape.params(step);
-    let visible = step.kv_seq_len - FlashAttnVecParams::from(params).first_visible();
-    params.nwg = problem.splits(visible, &caps, language)?;
-    let launch = problem.launch(&params, &caps, language)?;
-    let passed: FlashAttnVecTqParams = bytemuck::pod_read_unaligned(launch.uniform(0));
-    let out_bytes = u64::from(shape.num_heads) * u64::from(shape.head_dim.get()) * 4;
-    let out = tape.output("out", out_bytes);
-    let dst = if params.nwg == 1 { out } else { tape.scratch("partials", launch.needed[6]) };
-    let buffers = [q, cache.k.packed, cache.k.norms, cache.v.packed, cache.v.norms, dst];
-    tape.step(problem.plan(&caps, language)?, launch, &buffers);
-    if params.nwg > 1 {
-        let problem = flash_attn_vec_reduce::Problem { head_dim: shape.head_dim };
-        let params = FlashAttnVecReduceParams { nrows: shape.num_heads, nwg: params.nwg };
-        let launch = problem.launch(&params, &caps)?;
-        tape.step(problem.plan(&caps, language)?, launch, &[dst, out]);
-    }
-    Ok((out, passed.ring_start))
-}
-
-fn rotate(
-    tape: &mut Tape<'_>,
-    leg: &dyn Leg,
-    shape: &Shape,
-    data: BufferId,
-    direction: Direction,
-) -> Result<(), DriverError> {
-    let (caps, language) = (leg.caps(), leg.name().language());
-    let problem = fwht::Problem { head_dim: shape.head_dim, rotation: shape.rotation, direction };
-    let params = FwhtParams { head_dim: shape.head_dim.get(), num_heads: shape.num_heads };
-    let launch = problem.launch(&params, &caps, language)?;
-    tape.step(problem.plan(&caps, language)?, launch, &[data]);
-    Ok(())
 }
 
 /// The ring of a step.

@@ -6,11 +6,11 @@
 //! Half the difference of the two outputs at coordinate i, in the rotated basis, is the weight of
 //! position i, whatever else was visited.
 
-use super::point::{Cache, Side, attend_rotated, ring};
+use super::point::ring;
 use super::{Shape, Step};
 use crate::codec::{Codec, codebook, row};
 use crate::driver::DriverError;
-use crate::legs::{Leg, Tape};
+use crate::legs::{Leg, PackedBuffers, Recorder, Tape};
 
 /// What the probe saw.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,18 +84,17 @@ fn pass(
     let q = vec![0.0f32; shape.num_heads as usize * d];
 
     let mut tape = Tape::default();
-    let cache = Cache {
-        k: Side {
-            packed: tape.input("k_packed", plain.repeat(slots)),
-            norms: tape.input("k_norms", bytemuck::cast_slice(&k_norms)),
-        },
-        v: Side {
-            packed: tape.input("v_packed", &*v_packed),
-            norms: tape.input("v_norms", bytemuck::cast_slice(&v_norms)),
-        },
+    let k = PackedBuffers {
+        packed: tape.input("k_packed", plain.repeat(slots)),
+        norms: tape.input("k_norms", bytemuck::cast_slice(&k_norms)),
     };
+    let v = PackedBuffers {
+        packed: tape.input("v_packed", &*v_packed),
+        norms: tape.input("v_norms", bytemuck::cast_slice(&v_norms)),
+    };
+    let out = tape.output("out", q.len() as u64 * 4);
     let q = tape.input("q", bytemuck::cast_slice::<f32, u8>(&q));
-    let (out, _) = attend_rotated(&mut tape, leg, shape, step, &cache, q)?;
+    Recorder::new(&mut tape, leg, *codec).attend_packed(&shape.params(step), q, [k, v], out)?;
     let out = leg.run(&tape)?.floats(out);
     Ok(out[..d].to_vec())
 }
