@@ -53,6 +53,9 @@ pub struct AdapterReport {
     pub driver: String,
     /// Smallest and largest subgroup reported; none without subgroup operations.
     pub subgroup_size: Option<(u32, u32)>,
+    /// Subgroup width that a probe measured and plans use; null before the device is opened, and
+    /// where subgroups cannot be used.
+    pub measured_subgroup_size: Option<u32>,
     /// Whether shaders may use f16.
     pub shader_f16: bool,
     /// Whether GPU timestamps exist.
@@ -85,6 +88,7 @@ impl AdapterReport {
             driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
             subgroup_size: has(wgpu::Features::SUBGROUP)
                 .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+            measured_subgroup_size: None,
             shader_f16: has(wgpu::Features::SHADER_F16),
             timestamps: has(wgpu::Features::TIMESTAMP_QUERY),
             passthrough: has(wgpu::Features::PASSTHROUGH_SHADERS),
@@ -186,8 +190,14 @@ impl Gpu {
             ..Default::default()
         }))
         .map_err(|e| DriverError::Gpu { message: e.to_string() })?;
-        let caps = Caps::of(&device);
-        Ok(Self { device, queue, report: AdapterReport::of(adapter), caps })
+        let mut gpu =
+            Self { caps: Caps::of(&device), report: AdapterReport::of(adapter), device, queue };
+        if gpu.caps.subgroup_size.is_some() {
+            let width = gpu.scoped(|| super::probe::subgroup_size(&gpu.device, &gpu.queue))??;
+            gpu.caps = gpu.caps.with_subgroup_size(width);
+            gpu.report.measured_subgroup_size = width;
+        }
+        Ok(gpu)
     }
 
     /// Runs `f`; a wgpu error inside becomes a value instead of a panic.

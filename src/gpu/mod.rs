@@ -3,6 +3,8 @@
 #[cfg(feature = "driver")]
 pub mod device;
 mod kernel;
+#[cfg(feature = "driver")]
+mod probe;
 
 pub use kernel::{Bound, Checks, Kernel, Options, PassthroughCode, RawKernel};
 
