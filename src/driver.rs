@@ -75,6 +75,20 @@ pub enum DriverError {
         /// What was found.
         message: String,
     },
+    /// MSL does not compile on this machine, or its host failed.
+    #[error("{message}")]
+    Msl {
+        /// What happened.
+        message: String,
+    },
+    /// A kernel on the host did not end.
+    #[error("{kernel}: still running after {seconds} s")]
+    MslTimeout {
+        /// The kernel.
+        kernel: String,
+        /// The limit.
+        seconds: u64,
+    },
     /// The library refused a plan, a launch or a buffer.
     #[error("{0}")]
     Library(#[from] crate::Error),
@@ -99,7 +113,11 @@ impl DriverError {
             | Self::Value { .. }
             | Self::Size { .. } => 1,
             Self::Library(crate::Error::Param { .. }) => 1,
-            Self::Gpu { .. } | Self::Output { .. } | Self::Library(_) => 2,
+            Self::Gpu { .. }
+            | Self::Output { .. }
+            | Self::Msl { .. }
+            | Self::MslTimeout { .. }
+            | Self::Library(_) => 2,
         }
     }
 }

@@ -11,6 +11,8 @@ pub mod kernels;
 #[cfg(feature = "driver")]
 pub mod legs;
 pub mod metrics;
+#[cfg(feature = "msl-host")]
+pub mod msl;
 pub mod oracle;
 pub mod params;
 #[cfg(feature = "driver")]

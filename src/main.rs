@@ -23,6 +23,7 @@ enum Command {
     Sweep(cmd::sweep::Args),
     Adapters(cmd::adapters::Args),
     Synth(cmd::synth::Args),
+    Msl(cmd::msl::Args),
     Schema(cmd::schema::Args),
     #[command(hide = true)]
     Gate(cmd::gate::Args),
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
         Command::Adapters(args) => args.run(),
         Command::Synth(args) => args.run(),
         Command::Sweep(args) => args.run(),
+        Command::Msl(args) => args.run(),
         Command::Schema(args) => args.run(),
         Command::Gate(args) => args.run(),
     };

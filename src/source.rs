@@ -86,6 +86,27 @@ impl Source {
     }
 }
 
+/// Parses and validates the WGSL of a plan; errors carry the file's own line.
+#[cfg(feature = "driver")]
+pub(crate) fn parse_wgsl(plan: &Plan) -> crate::Result<(naga::Module, naga::valid::ModuleInfo)> {
+    use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
+
+    let source = assemble(plan, Target::WgslNative);
+    let reject = |message: String| crate::Error::Shader { kernel: plan.contract.stem, message };
+    let module = naga::front::wgsl::parse_str(&source.text).map_err(|e| {
+        let line = e.location(&source.text).map_or(1, |l| l.line_number);
+        let (file, line) = source.locate(line);
+        reject(format!("{file}:{line}: {}", e.message()))
+    })?;
+    let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(SubgroupOperationSet::all())
+        .validate(&module)
+        .map_err(|e| reject(crate::gpu::device::one_line(&e.emit_to_string(&source.text))))?;
+    Ok((module, info))
+}
+
 fn header(plan: &Plan, target: Target) -> String {
     let mut lines = match target {
         Target::WgslBrowser if plan.subgroups => vec!["enable subgroups;".to_owned()],

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Set-up for the README's commands: on Linux without a Vulkan driver, Mesa's software Vulkan.
-# Does nothing where a driver is there already, and nothing on macOS and Windows.
+# Set-up for the README's commands: on Linux without a Vulkan driver, Mesa's software Vulkan; with
+# the argument `clang`, also the compiler that runs Metal kernels on this machine. Does nothing
+# where these are there already, and nothing on macOS and Windows.
 set -eu
 
 say() { echo "setup: $*" >&2; }
@@ -18,6 +19,9 @@ for manifest in /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json; do
     [ -e "$manifest" ] && driver="$manifest"
 done
 [ -n "$driver" ] || packages="$packages mesa-vulkan-drivers"
+if [ "${1:-}" = clang ] && [ -z "${WGTQ_CXX:-}" ] && ! command -v clang++-19 >/dev/null 2>&1; then
+    packages="$packages clang-19"
+fi
 [ -n "$packages" ] || exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

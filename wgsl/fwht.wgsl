@@ -37,6 +37,7 @@ fn main(
     // Phase 2: butterflies, widest stride first.
     x = pass_wide(x);
     exchange_put(local_row, t, ROW_THREADS, x);
+    storageBarrier(); // in place: the whole row is read before any of it is written
     workgroupBarrier();
     x = pass_full(exchange_get(local_row, middle_first(t), 8u));
     exchange_put(local_row, middle_first(t), 8u, x);

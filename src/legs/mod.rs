@@ -1,5 +1,7 @@
 //! Legs: who can execute a kernel. A driver writes a [`Tape`] once and any leg plays it.
 
+#[cfg(feature = "msl-host")]
+mod msl_host;
 mod recorder;
 mod spirv;
 mod tape;
@@ -8,6 +10,8 @@ mod wgpu_leg;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+#[cfg(feature = "msl-host")]
+pub use msl_host::MslHostLeg;
 pub use recorder::{PackedBuffers, Recorder};
 pub use tape::{BufferId, POISON, Run, Tape};
 pub use wgpu_leg::WgpuLeg;
@@ -29,6 +33,12 @@ pub enum LegName {
     WgslSpirv,
     /// The native MSL through a pass-through module (Metal).
     Msl,
+    /// The native MSL executed on this machine's processor.
+    #[cfg(feature = "msl-host")]
+    MslHost,
+    /// The MSL that naga makes of the WGSL for Metal, executed on this machine's processor.
+    #[cfg(feature = "msl-host")]
+    WgslNagaMsl,
 }
 
 impl LegName {
@@ -39,6 +49,10 @@ impl LegName {
             Self::WgslTrusted => "wgsl-trusted",
             Self::WgslSpirv => "wgsl-spirv",
             Self::Msl => "msl",
+            #[cfg(feature = "msl-host")]
+            Self::MslHost => "msl-host",
+            #[cfg(feature = "msl-host")]
+            Self::WgslNagaMsl => "wgsl-naga-msl",
         }
     }
 
@@ -46,13 +60,19 @@ impl LegName {
     pub const fn language(self) -> Language {
         match self {
             Self::Msl => Language::Msl,
-            Self::Wgsl | Self::WgslTrusted | Self::WgslSpirv => Language::Wgsl,
+            #[cfg(feature = "msl-host")]
+            Self::MslHost => Language::Msl,
+            _ => Language::Wgsl,
         }
     }
 
     /// Opens the leg.
     pub fn open(self, selection: &Selection) -> Result<Box<dyn Leg>, DriverError> {
-        Ok(Box::new(WgpuLeg::open(self, selection)?))
+        match self {
+            #[cfg(feature = "msl-host")]
+            Self::MslHost | Self::WgslNagaMsl => Ok(Box::new(MslHostLeg::open(self)?)),
+            _ => Ok(Box::new(WgpuLeg::open(self, selection)?)),
+        }
     }
 }
 

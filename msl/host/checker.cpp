@@ -1,0 +1,226 @@
+// Checks every memory access of a kernel that was compiled with -fsanitize=thread. The compiler
+// then calls __tsan_read4 and the like before each access; they lead here and not to its runtime,
+// which knows neither mem_flags nor simdgroups nor memory that nobody wrote.
+//
+// For each byte that can be written, the last write and two reads are remembered, with what
+// orders them: threadgroup, thread, and the numbers of fences and operations the thread had
+// passed. Two accesses of one byte, one of them a write, need an order by the rules of the
+// language; whether they really collided in this run does not matter, so a result depends little
+// on the order in which lanes ran.
+#include "executor.h"
+#include <string.h>
+#include <sys/mman.h>
+
+struct Access {
+    uint32_t group; // number of the threadgroup, 0: no access yet
+    uint32_t pc;    // distance from the start of the kernel's image
+    uint16_t thread;
+    uint16_t fences;    // threadgroup barriers passed that order this memory class
+    uint16_t sg_fences; // simdgroup barriers passed that order this memory class
+    uint16_t barriers;  // threadgroup barriers passed, with whatever flags
+    uint16_t simd_ops;  // simdgroup operations and barriers passed
+    bool atomic;
+};
+struct Cell {
+    Access write, read, other_read;
+};
+
+void *new_shadow(size_t bytes) {
+    // Zero pages that cost nothing until a byte of the region is touched.
+    void *p = mmap(nullptr, bytes * sizeof(Cell) + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return p == MAP_FAILED ? nullptr : p;
+}
+
+static bool same_simdgroup(const Access &a, const Access &b) { return a.thread / MSL_LANES == b.thread / MSL_LANES; }
+
+// Whether two accesses of one threadgroup are in order by a fence between them.
+static bool fenced(const Access &earlier, const Access &later) {
+    return earlier.fences != later.fences || (same_simdgroup(earlier, later) && earlier.sg_fences != later.sg_fences);
+}
+
+struct Conflict {
+    bool found;
+    Kind kind;
+    const char *what;
+};
+static Conflict conflict(const Access &earlier, const Access &later, Space space) {
+    Conflict none{false, Kind::data_race, ""};
+    if (!earlier.group || (earlier.atomic && later.atomic)) return none;
+    if (earlier.group != later.group) {
+        if (space == Space::threadgroup) return none; // another threadgroup had other memory
+        return {true, Kind::data_race, "two threadgroups access this without order"};
+    }
+    if (earlier.thread == later.thread || fenced(earlier, later)) return none;
+    if (earlier.barriers != later.barriers) return {true, Kind::missing_fence, "the threadgroup_barrier in between lacks the mem_flags for this memory"};
+    if (!same_simdgroup(earlier, later)) return {true, Kind::data_race, "two threads of a threadgroup access this with no barrier in between"};
+    if (earlier.simd_ops != later.simd_ops)
+        return {true, Kind::lockstep_reliance, "two lanes of a simdgroup access this with only a simdgroup operation, or a barrier without mem_flags, in between"};
+    return {true, Kind::lockstep_reliance, "two lanes of a simdgroup access this with no simdgroup_barrier in between"};
+}
+
+static void report(Kind kind, const std::string &what, const char *address, uintptr_t pc, const Access *earlier) {
+    Finding finding{kind, ""};
+    finding.message = what + ": " + describe(address, finding);
+    finding.pc = pc;
+    if (earlier) {
+        finding.other_pc = (uintptr_t)g_kernel_image.begin + earlier->pc;
+        finding.message += "; the other access is by thread " + std::to_string(earlier->thread) +
+                           (earlier->group != g_group_number ? " of another threadgroup" : "");
+    }
+    add_finding(finding);
+}
+static void report_conflict(const Access &earlier, const Access &later, Space space, const char *address, uintptr_t pc) {
+    Conflict c = conflict(earlier, later, space);
+    if (c.found) report(c.kind, c.what, address, pc, &earlier);
+}
+
+// Remembers a read. Two are enough: a writer that is one of the readers conflicts with the other.
+// A read that a fence already orders before this one may go; a read by another threadgroup stays,
+// as nothing ever orders it.
+static void keep_read(Cell &cell, const Access &me) {
+    Access &first = cell.read;
+    bool replace = !first.group || (first.group == me.group && (first.thread == me.thread || fenced(first, me)));
+    (replace ? first : cell.other_read) = me;
+}
+
+static void check_bytes(Region &region, const char *address, size_t size, bool write, uintptr_t pc, bool atomic) {
+    const Fibre &f = *g_fibre;
+    int space = (int)region.space;
+    Access me{g_group_number,       (uint32_t)(pc - (uintptr_t)g_kernel_image.begin), (uint16_t)f.ids.tid,     (uint16_t)f.fences[space],
+              (uint16_t)f.sg_fences[space], (uint16_t)f.barriers,                     (uint16_t)f.simd_ops, atomic};
+    Cell *cell = (Cell *)region.shadow + (address - region.begin);
+    bool mine_only = region.space == Space::threadgroup; // cells of an earlier threadgroup are void
+    for (size_t i = 0; i < size; i++, cell++) {
+        if (mine_only) {
+            if (cell->read.group != me.group) cell->read.group = 0;
+            if (cell->other_read.group != me.group) cell->other_read.group = 0;
+            if (cell->write.group != me.group) {
+                cell->write.group = 0;
+                if (!write) {
+                    report(Kind::uninitialized_read, "nothing in this threadgroup wrote this before", address + i, pc, nullptr);
+                    cell->write = me; // one report a byte
+                    continue;
+                }
+            }
+        }
+        report_conflict(cell->write, me, region.space, address + i, pc);
+        if (write) {
+            report_conflict(cell->read, me, region.space, address + i, pc);
+            report_conflict(cell->other_read, me, region.space, address + i, pc);
+            cell->write = me;
+            cell->read.group = cell->other_read.group = 0;
+        } else {
+            keep_read(*cell, me);
+        }
+    }
+}
+
+static bool holds(const Image &image, const char *address) { return address >= image.begin && address < image.end; }
+
+static __attribute__((noinline)) void check(const void *where, size_t size, bool write, void *return_address, bool atomic = false, bool aligned = false) {
+    if (!g_instrumented || !size) return;
+    const char *address = (const char *)where;
+    uintptr_t pc = (uintptr_t)return_address - 1;
+    if (!in_slots(address)) {
+        // Private variables, constants of the kernel, and what the shim reads of the host.
+        if (in_stacks(address) || holds(g_kernel_image, address) || holds(g_host_image, address)) return;
+        report(Kind::out_of_bounds, write ? "write" : "read", address, pc, nullptr);
+        abort_dispatch();
+    }
+    Region *region = region_at(address);
+    if (!region || address < region->begin || address + size > region->end) {
+        report(Kind::out_of_bounds, write ? "write out of bounds" : "read out of bounds", address, pc, nullptr);
+        abort_dispatch();
+    }
+    if (write && !region->writable) {
+        report(Kind::readonly_write, "write to read-only memory", address, pc, nullptr);
+        abort_dispatch();
+    }
+    // The compiler took this for aligned. It tells so for up to 8 bytes only.
+    if (aligned && ((uintptr_t)address & ((size < 8 ? size : 8) - 1))) report(Kind::misaligned, "misaligned access", address, pc, nullptr);
+    if (!region->writable) return;
+    if (g_lockstep) run_lowest_pc(pc);
+    if (g_check && region->shadow) check_bytes(*region, address, size, write, pc, atomic);
+}
+
+// ---- What -fsanitize=thread calls ----
+#define CALLER __builtin_return_address(0)
+#define ACCESS(n)                                                                          \
+    void __tsan_read##n(void *p) { check(p, n, false, CALLER, false, true); }              \
+    void __tsan_write##n(void *p) { check(p, n, true, CALLER, false, true); }              \
+    void __tsan_unaligned_read##n(void *p) { check(p, n, false, CALLER); }                 \
+    void __tsan_unaligned_write##n(void *p) { check(p, n, true, CALLER); }                 \
+    void __tsan_read_write##n(void *p) {                                                   \
+        check(p, n, false, CALLER, false, true);                                           \
+        check(p, n, true, CALLER, false, true);                                            \
+    }                                                                                      \
+    void __tsan_unaligned_read_write##n(void *p) {                                         \
+        check(p, n, false, CALLER);                                                        \
+        check(p, n, true, CALLER);                                                         \
+    }
+extern "C" {
+ACCESS(1)
+ACCESS(2)
+ACCESS(4)
+ACCESS(8)
+ACCESS(16)
+void __tsan_init() {}
+void __tsan_func_entry(void *) {}
+void __tsan_func_exit() {}
+void __tsan_vptr_update(void **, void *) {}
+void __tsan_vptr_read(void **) {}
+void *__tsan_memcpy(void *to, const void *from, size_t n) {
+    check(from, n, false, CALLER);
+    check(to, n, true, CALLER);
+    return memcpy(to, from, n);
+}
+void *__tsan_memmove(void *to, const void *from, size_t n) {
+    check(from, n, false, CALLER);
+    check(to, n, true, CALLER);
+    return memmove(to, from, n);
+}
+void *__tsan_memset(void *to, int value, size_t n) {
+    check(to, n, true, CALLER);
+    return memset(to, value, n);
+}
+// The atomic functions of the shim are not instrumented; they tell here what they do.
+void msl_ck_atomic(const volatile void *p, uint32_t size, uint32_t access) {
+    if (access & MSL_ACCESS_READ) check((const void *)p, size, false, CALLER, true);
+    if (access & MSL_ACCESS_WRITE) check((const void *)p, size, true, CALLER, true);
+}
+}
+
+// ---- What -fsanitize=undefined calls ----
+// The first argument of every handler starts with the source position.
+struct UbLocation {
+    const char *file;
+    uint32_t line, column;
+};
+static Finding at(Kind kind, const char *message, const UbLocation *l, void *caller) {
+    Finding finding{kind, message};
+    finding.site = msl_site{l->file, l->line, l->column};
+    finding.pc = (uintptr_t)caller - 1;
+    return finding;
+}
+extern "C" {
+void __ubsan_handle_type_mismatch_v1(UbLocation *l, void *pointer) {
+    if (!g_instrumented) return;
+    Finding finding = at(Kind::misaligned, "", l, CALLER);
+    finding.message = "misaligned access of " + describe((const char *)pointer, finding);
+    add_finding(finding);
+}
+void __ubsan_handle_divrem_overflow(UbLocation *l, void *, void *) {
+    if (!g_instrumented) return;
+    add_finding(at(Kind::undefined_arithmetic, "integer division by zero or overflow", l, CALLER));
+    abort_dispatch(); // the division itself would trap on x86
+}
+void __ubsan_handle_shift_out_of_bounds(UbLocation *l, void *, void *) {
+    if (g_instrumented) add_finding(at(Kind::undefined_arithmetic, "shift by a negative count or by the width of the type or more", l, CALLER));
+}
+void __ubsan_handle_float_cast_overflow(UbLocation *l, void *) {
+    if (g_instrumented) add_finding(at(Kind::undefined_arithmetic, "conversion of a float that the integer type cannot hold", l, CALLER));
+}
+void __ubsan_handle_out_of_bounds(UbLocation *l, void *) {
+    if (g_instrumented) add_finding(at(Kind::out_of_bounds, "index outside an array", l, CALLER));
+}
+}

@@ -1,0 +1,209 @@
+//! Plays tapes on the host: native MSL, or the MSL that naga makes of the WGSL.
+
+use std::time::{Duration, Instant};
+
+use super::tape::{BufferId, Run, Step, Tape};
+use super::{Leg, LegName};
+use crate::contract::{Access, Caps, Plan};
+use crate::driver::DriverError;
+use crate::gpu::device::AdapterReport;
+use crate::msl::dispatch::{Buffer, Finding, LaneOrder, Mode, Request, run};
+use crate::msl::naga_msl::translate;
+use crate::msl::toolchain::{Build, Compiled, Toolchain};
+use crate::source::{Target, assemble};
+
+/// Time limit of one dispatch.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A leg without a GPU.
+#[derive(Debug)]
+pub struct MslHostLeg {
+    name: LegName,
+    toolchain: Toolchain,
+    host: std::path::PathBuf,
+    report: AdapterReport,
+    kernels: Vec<(Plan, Kernel)>,
+    replaced: Vec<(String, String)>,
+    /// How lanes run, and whether accesses are checked.
+    pub mode: Mode,
+    /// Lane order.
+    pub order: LaneOrder,
+    /// What the checker found, over all tapes played.
+    pub findings: Vec<Finding>,
+}
+
+/// A compiled kernel with what its dispatch needs beside the contract's buffers.
+#[derive(Debug, Clone)]
+struct Kernel {
+    compiled: Compiled,
+    entry: String,
+    /// Buffer index of naga's table of sizes, and whose sizes it holds.
+    sizes: Option<(u32, Vec<u32>)>,
+    threadgroup: Vec<u32>,
+    checked: bool,
+}
+
+impl MslHostLeg {
+    /// Finds the compiler and builds the host. `name` is `msl-host` or `wgsl-naga-msl`.
+    pub fn open(name: LegName) -> Result<Self, DriverError> {
+        let toolchain = Toolchain::find()?;
+        let host = toolchain.host()?;
+        let report = AdapterReport {
+            name: "MSL on the host".to_owned(),
+            backend: "msl-host".to_owned(),
+            device_type: "cpu".to_owned(),
+            driver: toolchain.version().to_owned(),
+            subgroup_size: Some((32, 32)),
+            measured_subgroup_size: Some(32),
+            shader_f16: true,
+            timestamps: false,
+            passthrough: true,
+            max_workgroup_storage: Caps::APPLE.max_workgroup_storage,
+            max_workgroup_threads: Caps::APPLE.max_workgroup_threads,
+            max_storage_binding: 1 << 30,
+        };
+        Ok(Self {
+            name,
+            toolchain,
+            host,
+            report,
+            kernels: Vec::new(),
+            replaced: Vec::new(),
+            mode: Mode::Fast,
+            order: LaneOrder::Ascending,
+            findings: Vec::new(),
+        })
+    }
+
+    /// Runs `text` in place of the kernel `stem`'s own MSL file.
+    pub fn replace_source(&mut self, stem: &str, text: &str) {
+        self.replaced.retain(|(s, _)| s != stem);
+        self.replaced.push((stem.to_owned(), text.to_owned()));
+        self.kernels.clear();
+    }
+
+    fn kernel(&mut self, plan: &Plan) -> Result<Kernel, DriverError> {
+        let checked = self.mode.checked();
+        let known = self.kernels.iter().find(|(p, k)| p == plan && k.checked == checked);
+        if let Some((_, kernel)) = known {
+            return Ok(kernel.clone());
+        }
+        let build = if checked { Build::Checked } else { Build::Fast };
+        let kernel = if self.name == LegName::WgslNagaMsl {
+            let naga = translate(plan)?;
+            Kernel {
+                compiled: self.toolchain.kernel(
+                    &format!("{}.naga.metal", plan.label),
+                    &naga.text,
+                    build,
+                )?,
+                entry: naga.entry,
+                sizes: Some((naga.sizes_index, naga.sized)),
+                threadgroup: naga.threadgroup,
+                checked,
+            }
+        } else {
+            let mut text = assemble(plan, Target::Msl).text;
+            if let Some((_, new)) = self.replaced.iter().find(|(s, _)| s == plan.contract.stem) {
+                text = text.replace(plan.contract.msl, new);
+            }
+            Kernel {
+                compiled: self.toolchain.kernel(&format!("{}.metal", plan.label), &text, build)?,
+                entry: plan.contract.stem.to_owned(),
+                sizes: None,
+                threadgroup: Vec::new(),
+                checked,
+            }
+        };
+        self.kernels.push((plan.clone(), kernel.clone()));
+        Ok(kernel)
+    }
+
+    /// One dispatch: buffers in, buffers out.
+    fn dispatch(
+        &mut self,
+        kernel: &Kernel,
+        step: &Step,
+        memory: &mut [Vec<u8>],
+    ) -> Result<(), DriverError> {
+        let mut storage = step.buffers.iter();
+        let mut buffers = Vec::new();
+        let mut places = Vec::new();
+        for (index, binding) in (0u32..).zip(step.plan.contract.bindings) {
+            let (bytes, place) = if binding.access == Access::Uniform {
+                (step.launch.uniform(index).to_vec(), None)
+            } else {
+                let id = storage.next().ok_or_else(|| DriverError::Msl {
+                    message: format!("{}: no buffer for `{}`", kernel.entry, binding.name),
+                })?;
+                (std::mem::take(&mut memory[id.index()]), Some(*id))
+            };
+            buffers.push(Buffer { index, writable: binding.access == Access::ReadWrite, bytes });
+            places.push(place);
+        }
+        if let Some((index, sized)) = &kernel.sizes {
+            let size = |b: &u32| (buffers[*b as usize].bytes.len() as u32).to_le_bytes();
+            let bytes = sized.iter().flat_map(size).collect();
+            buffers.push(Buffer { index: *index, writable: false, bytes });
+        }
+        let request = Request {
+            mode: self.mode,
+            order: self.order,
+            kernel: kernel.entry.clone(),
+            threadgroups: step.launch.grid,
+            threads: [step.plan.workgroup_size, 1, 1],
+            constants: Vec::new(),
+            threadgroup_memory: (0u32..).zip(kernel.threadgroup.iter().copied()).collect(),
+            buffers,
+            limit: LIMIT,
+        };
+        let response = run(&self.host, &kernel.compiled.object, &request)?;
+        for (place, bytes) in places.iter().zip(response.buffers) {
+            if let Some(id) = place {
+                memory[id.index()] = bytes;
+            }
+        }
+        self.findings.extend(response.findings);
+        Ok(())
+    }
+}
+
+impl Leg for MslHostLeg {
+    fn name(&self) -> LegName {
+        self.name
+    }
+
+    fn caps(&self) -> Caps {
+        Caps::APPLE
+    }
+
+    fn adapter(&self) -> &AdapterReport {
+        &self.report
+    }
+
+    fn run(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError> {
+        let start = Instant::now();
+        let kernels: Vec<Kernel> =
+            tape.steps.iter().map(|s| self.kernel(&s.plan)).collect::<Result<_, _>>()?;
+        let compile = start.elapsed();
+
+        let start = Instant::now();
+        let mut memory: Vec<Vec<u8>> = tape
+            .slots
+            .iter()
+            .map(|slot| {
+                let mut bytes = vec![0; slot.bound_bytes() as usize];
+                slot.fill(|at, part| bytes[at..at + part.len()].copy_from_slice(part));
+                bytes
+            })
+            .collect();
+        for (step, kernel) in tape.steps.iter().zip(&kernels) {
+            self.dispatch(kernel, step, &mut memory)?;
+        }
+        let outputs = BufferId::all(tape)
+            .filter(|id| tape.slots[id.index()].read_back)
+            .map(|id| Ok((id, tape.accept(id, std::mem::take(&mut memory[id.index()]))?)))
+            .collect::<Result<_, DriverError>>()?;
+        Ok(Run { outputs, compile, execute: start.elapsed() })
+    }
+}

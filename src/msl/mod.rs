@@ -1,0 +1,7 @@
+//! Metal without a Mac: MSL executed and checked on the host.
+
+pub mod dispatch;
+pub mod naga_msl;
+pub mod prescan;
+pub mod spec;
+pub mod toolchain;
