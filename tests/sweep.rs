@@ -10,6 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::{LegName, WgpuLeg};
+use wgtq::sweep::gates::Gate;
 use wgtq::sweep::probe::positions_visited;
 use wgtq::sweep::production::Plan;
 use wgtq::sweep::{Step, ring_start};
@@ -114,6 +115,192 @@ fn registered_sweep_falsifies_its_band_with_the_registered_numbers_on_every_leg(
             || page.matches("http://").count() == page.matches("http://www.w3.org").count()
     );
     assert!(!page.contains("<script"), "the page needs no script");
+}
+
+/// Every field of the published format, by name: the schema alone is made from the same types as
+/// the audit and could not miss one.
+#[test]
+fn the_audit_has_every_published_field() {
+    if without_gpu() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    wgtq(&["replay", "--production-faithful", "--out", folder.path().to_str().unwrap()]);
+    let audit = read(&folder.path().join("audit.json"));
+    let has = |value: &Value, fields: &[&str]| {
+        for field in fields {
+            assert!(value.get(field).is_some_and(|v| !v.is_null()), "no {field} in {value}");
+        }
+    };
+    has(
+        &audit,
+        &[
+            "session",
+            "iter",
+            "ran_at",
+            "verdict",
+            "band",
+            "regression_gates",
+            "regime",
+            "sweep_A",
+            "sweep_B",
+            "ring_wrap",
+            "rng",
+            "intersection_check",
+            "csv_equivalent",
+        ],
+    );
+    assert_eq!((&audit["iter"], &audit["session"]), (&6.into(), &"wgtq".into()));
+    has(&audit["band"], &["lower", "upper", "registration"]);
+    has(
+        &audit["regime"],
+        &[
+            "rmsnorm_weights",
+            "rms_norm_eps",
+            "rope_theta",
+            "rope_convention",
+            "scale",
+            "mask_type",
+            "softcap",
+            "shapes",
+            "dense_floor_reference",
+            "v_norm_policy",
+            "ring_wrap_kvl_reason",
+        ],
+    );
+    assert_eq!(audit["regime"]["rmsnorm_weights"], "unit_fallback");
+    let shapes = serde_json::json!(
+        { "num_heads": 16, "num_kv_heads": 8, "head_dim": 256, "kv_capacity": 1024 }
+    );
+    assert_eq!(audit["regime"]["shapes"], shapes);
+    let point = [
+        "abs_pos",
+        "kvl_logical",
+        "sliding_window",
+        "nrmse",
+        "band_ok",
+        "rng_u64s_consumed_before",
+    ];
+    for row in ["sweep_A", "sweep_B"].iter().flat_map(|s| audit[*s].as_array().unwrap()) {
+        has(row, &point);
+    }
+    for row in audit["ring_wrap"].as_array().unwrap() {
+        has(
+            row,
+            &[
+                "abs_pos",
+                "kvl_logical",
+                "sliding_window",
+                "ring_start_a",
+                "ring_start_b",
+                "ring_start_A_passed_to_kernel",
+                "ring_start_B_passed_to_kernel",
+                "ring_start_A_nrmse",
+                "ring_start_B_nrmse",
+                "ab_delta",
+                "band_ok",
+                "rng_u64s_consumed_before",
+                "h3_data_reuse",
+            ],
+        );
+    }
+    has(&audit["rng"], &["seed_literal", "algorithm", "single_instance", "total_u64s_consumed"]);
+    has(
+        &audit["intersection_check"],
+        &[
+            "abs_pos",
+            "kvl_logical",
+            "sweep_A_intersection_nrmse",
+            "sweep_B_intersection_nrmse",
+            "match_to_7_decimal_places",
+            "absdiff",
+            "band_ok",
+            "note",
+        ],
+    );
+    for gate in audit["regression_gates"].as_array().unwrap() {
+        has(
+            gate,
+            &[
+                "name",
+                "exit_code",
+                "status",
+                "duration_ms",
+                "stdout_tail",
+                "stderr_tail",
+                "executable",
+                "executable_sha256",
+            ],
+        );
+    }
+    assert_eq!(audit["csv_equivalent"].as_str().unwrap().lines().count(), 1 + 6 + 5 + 2 * 2);
+}
+
+/// What the schema is for: it must refuse an audit that lacks a field or has one of another type.
+#[test]
+fn the_schema_refuses_a_changed_audit() {
+    if without_gpu() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    wgtq(&["replay", "--production-faithful", "--out", folder.path().to_str().unwrap()]);
+    let audit = read(&folder.path().join("audit.json"));
+    for (pointer, field) in
+        [("", "verdict"), ("/rng", "total_u64s_consumed"), ("/sweep_A/0", "nrmse")]
+    {
+        let mut lacking = audit.clone();
+        lacking.pointer_mut(pointer).unwrap().as_object_mut().unwrap().remove(field);
+        assert!(!violations("audit", &lacking).is_empty(), "{field} removed");
+        let mut changed = audit.clone();
+        changed.pointer_mut(pointer).unwrap()[field] = Value::from("something else");
+        assert!(!violations("audit", &changed).is_empty(), "{field} changed");
+    }
+}
+
+fn gate_holds(gate: Gate) {
+    if without_gpu() {
+        return;
+    }
+    let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
+    let checked = gate.check(&mut leg).unwrap();
+    assert!(checked.passed && !checked.lines.is_empty(), "{:#?}", checked.lines);
+}
+
+#[test]
+fn round_trip_identity() {
+    gate_holds(Gate::GateRoundTripIdentity);
+}
+
+#[test]
+fn bitwidth_ab() {
+    gate_holds(Gate::GateBitwidthAb);
+}
+
+#[test]
+fn multistep_self_check() {
+    gate_holds(Gate::GateMultistepSelfCheck);
+}
+
+/// A gate that cannot fail is none: kernels that are wrong must fail it.
+#[test]
+fn gates_fail_on_broken_kernels() {
+    if without_gpu() {
+        return;
+    }
+    let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
+    let contract = |stem| *wgtq::kernels::ALL.iter().find(|c| c.stem == stem).unwrap();
+    for (gate, stem, from, to) in [
+        (Gate::GateRoundTripIdentity, "quantize_kv", "z > boundaries[", "z < boundaries["),
+        (Gate::GateRoundTripIdentity, "fwht", "* INV_SQRT_HEAD_DIM", "* 0.062"),
+        (Gate::GateMultistepSelfCheck, "flash_attn_vec_tq", "params.ring_start, ", "0u, "),
+    ] {
+        let original = contract(stem).wgsl;
+        assert!(original.contains(from), "{stem}: {from}");
+        leg.replace_source(stem, &original.replace(from, to));
+        let passed = gate.check(&mut leg).is_ok_and(|c| c.passed);
+        assert!(!passed, "{} passes with {stem}: {from} -> {to}", gate.as_str());
+        leg.replace_source(stem, original);
+    }
 }
 
 /// Without what theory expects, the number could not be told from a broken kernel.

@@ -200,7 +200,7 @@ fn bitwidth_ab() -> Checked {
 const SHARP_NRMSE: f64 = 4.0 * ATTENTION_NRMSE;
 
 fn multistep_self_check(leg: &mut dyn Leg) -> Result<Checked, DriverError> {
-    use super::{inputs, point, probe};
+    use super::{Step, inputs, point, probe};
     let mut checked = Checked::new();
     for abs_pos in multistep::POSITIONS {
         let (shape, step) = (multistep::SHAPE, multistep::step(abs_pos));
@@ -214,6 +214,11 @@ fn multistep_self_check(leg: &mut dyn Leg) -> Result<Checked, DriverError> {
         let what = format!("positions visited at position {abs_pos}");
         checked.expect(&what, f64::from(visited.positions), all..=all);
     }
+    // The rings above are full or start at slot 0: a kernel that ignores ring_start passes them.
+    let partly = Step { kv_seq_len: 256, ..multistep::step(1050) };
+    let visited = probe::positions_visited(leg, &multistep::SHAPE, &partly)?;
+    let what = format!("positions visited, 256 stored from slot {}", partly.ring_start);
+    checked.expect(&what, f64::from(visited.positions), 256.0..=256.0);
     Ok(checked)
 }
 
