@@ -723,3 +723,136 @@ fn adapters_are_listed_best_first() {
     assert!(adapters[0]["name"].is_string() && adapters[0]["subgroup_size"] != 0);
     assert!(wgtq(&["adapters"]).status.success());
 }
+
+/// A synthetic input whose manifest uses the older names and has rows by position beside those by
+/// slot, and norms for the out-of-range canary. Returns the folder.
+fn with_compact_sources() -> TempDir {
+    let folder = TempDir::new().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (heads, n, cap, start) = (2usize, 50usize, 64usize, 40usize);
+    let manifest =
+        synth(folder.path(), &["--kv-seq-len", "50", "--kv-capacity", "64", "--ring-start", "40"]);
+    for (side, suffix, row) in [
+        ("k", "packed.u8", 64),
+        ("v", "packed.u8", 64),
+        ("k", "norms.f32", 4),
+        ("v", "norms.f32", 4),
+    ] {
+        let padded = std::fs::read(at(&format!("{side}_{suffix}.bin"))).unwrap();
+        let mut compact = Vec::new();
+        for head in 0..heads {
+            for i in 0..n {
+                let slot = (head * cap + (start + i) % cap) * row;
+                compact.extend_from_slice(&padded[slot..slot + row]);
+            }
+        }
+        std::fs::write(at(&format!("{side}_{suffix}.compact.bin")), compact).unwrap();
+    }
+    let mut norms = std::fs::read(at("k_norms.f32.bin")).unwrap();
+    for slot in 0..heads * cap {
+        if (slot % cap + cap - start) % cap >= n {
+            norms[slot * 4..slot * 4 + 4].copy_from_slice(&7e7f32.to_le_bytes());
+        }
+    }
+    std::fs::write(at("k_norms.canary.bin"), norms).unwrap();
+    let text = std::fs::read_to_string(&manifest)
+        .unwrap()
+        .replace("\"dump_paths\"", "\"inputs\"")
+        .replace(
+            "\"k_packed_padded\"",
+            "\"k_norms_canary\": \"k_norms.canary.bin\", \"k_packed_post_quant\"",
+        )
+        .replace("\"v_norms_padded\"", "\"v_norms_post_quant\"")
+        .replacen(
+            '{',
+            "{ \"compact_sources\": { \"k_packed_compact\": \"k_packed.u8.compact.bin\", \
+             \"v_packed_compact\": \"v_packed.u8.compact.bin\", \
+             \"k_norms_compact\": \"k_norms.f32.compact.bin\", \
+             \"v_norms_compact\": \"v_norms.f32.compact.bin\" },",
+            1,
+        );
+    std::fs::write(manifest, text).unwrap();
+    folder
+}
+
+fn replay_status(folder: &Path, extra: &[&str]) -> (Option<i32>, Value) {
+    let (manifest, out) = (folder.join("manifest.json"), folder.join("r"));
+    let mut args =
+        vec!["replay", "--manifest", manifest.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    args.extend(extra);
+    let output = wgtq(&args);
+    let report = serde_json::from_slice(&std::fs::read(folder.join("r.json")).unwrap()).unwrap();
+    (output.status.code(), report)
+}
+
+#[test]
+fn compact_rows_are_the_oracles_and_older_names_are_read() {
+    if without_gpu() {
+        return;
+    }
+    let folder = with_compact_sources();
+    for extra in [
+        &["--variation", "A"][..],
+        &["--variation", "C"],
+        &["--canary"],
+        &["--canary", "--canary-asymmetric"],
+    ] {
+        let (code, report) = replay_status(folder.path(), extra);
+        assert_eq!(
+            (code, &report["status"]),
+            (Some(0), &Value::from("pass")),
+            "{extra:?}: {report:#}"
+        );
+    }
+    // Two positions swapped in the compact rows only: the oracle must see other data.
+    let path = folder.path().join("k_packed.u8.compact.bin");
+    let mut rows = std::fs::read(&path).unwrap();
+    let (a, b) = rows.split_at_mut(64);
+    a.swap_with_slice(&mut b[..64]);
+    std::fs::write(&path, rows).unwrap();
+    let (code, report) = replay_status(folder.path(), &[]);
+    assert_eq!((code, &report["status"]), (Some(2), &Value::from("mismatch")), "{report:#}");
+}
+
+#[test]
+fn canary_norms_of_the_manifest_are_used_and_must_not_touch_stored_positions() {
+    if without_gpu() {
+        return;
+    }
+    let folder = with_compact_sources();
+    let (code, report) = replay_status(folder.path(), &["--canary", "out-of-range"]);
+    assert_eq!(
+        (code, &report["canary_bit_identical"]),
+        (Some(0), &Value::from(true)),
+        "{report:#}"
+    );
+    set_float(folder.path(), "k_norms.canary.bin", 40, 1e9);
+    let (code, report) = replay_status(folder.path(), &["--canary", "out-of-range"]);
+    assert_eq!(
+        (code, &report["canary_bit_identical"]),
+        (Some(2), &Value::from(false)),
+        "{report:#}"
+    );
+}
+
+/// Data files are looked for beside the manifest first, then in the working folder.
+#[test]
+fn data_files_are_found_beside_the_manifest_then_in_the_working_folder() {
+    if without_gpu() {
+        return;
+    }
+    let (data_folder, elsewhere) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let manifest = synth(data_folder.path(), &[]);
+    let moved = elsewhere.path().join("manifest.json");
+    std::fs::rename(manifest, &moved).unwrap();
+    let output = Command::cargo_bin("wgtq")
+        .unwrap()
+        .current_dir(data_folder.path())
+        .args(["replay", "--manifest"])
+        .arg(&moved)
+        .args(["--out", "r"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(data_folder.path().join("r_sdpa_out.bin").exists());
+}
