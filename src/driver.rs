@@ -175,3 +175,8 @@ fn temporary_beside(path: &Path) -> Result<tempfile::NamedTempFile, DriverError>
         .tempfile_in(folder)
         .map_err(|source| DriverError::File { path: path.to_owned(), source })
 }
+
+/// A message on one line, as errors are printed.
+pub fn one_line(message: &str) -> String {
+    message.split_whitespace().collect::<Vec<_>>().join(" ")
+}

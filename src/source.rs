@@ -103,7 +103,7 @@ pub(crate) fn parse_wgsl(plan: &Plan) -> crate::Result<(naga::Module, naga::vali
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())
         .validate(&module)
-        .map_err(|e| reject(crate::gpu::device::one_line(&e.emit_to_string(&source.text))))?;
+        .map_err(|e| reject(crate::driver::one_line(&e.emit_to_string(&source.text))))?;
     Ok((module, info))
 }
 

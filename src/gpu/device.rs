@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::contract::Caps;
-use crate::driver::DriverError;
+use crate::driver::{DriverError, one_line};
 
 /// Which adapter to use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -213,9 +213,4 @@ impl Gpu {
         }
         Ok(value)
     }
-}
-
-/// A message on one line, as errors are printed.
-pub fn one_line(message: &str) -> String {
-    message.split_whitespace().collect::<Vec<_>>().join(" ")
 }

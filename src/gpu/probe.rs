@@ -1,7 +1,6 @@
 //! Subgroup width, measured: wgpu's Metal backend reports 4..64 although Apple GPUs run 32.
 
-use super::device::one_line;
-use crate::driver::DriverError;
+use crate::driver::{DriverError, one_line};
 
 /// Every thread writes its subgroup's width and its own lane.
 const TEXT: &str = "

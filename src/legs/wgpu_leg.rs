@@ -200,7 +200,7 @@ impl WgpuLeg {
 }
 
 fn gpu_error(error: impl std::fmt::Display) -> DriverError {
-    DriverError::Gpu { message: crate::gpu::device::one_line(&error.to_string()) }
+    DriverError::Gpu { message: crate::driver::one_line(&error.to_string()) }
 }
 
 impl Leg for WgpuLeg {

@@ -231,7 +231,7 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<std::proce
 }
 
 fn broken(kernel: &str, message: &str) -> DriverError {
-    DriverError::Msl { message: format!("{kernel}: {}", crate::gpu::device::one_line(message)) }
+    DriverError::Msl { message: format!("{kernel}: {}", crate::driver::one_line(message)) }
 }
 
 fn decode(bytes: &[u8], kernel: &str) -> Result<Response, DriverError> {

@@ -5,8 +5,8 @@ use naga::back::msl;
 use naga::proc::BoundsCheckPolicy;
 
 use crate::contract::Plan;
+use crate::driver::one_line;
 use crate::error::{Error, Result};
-use crate::gpu::device::one_line;
 use crate::source::parse_wgsl;
 
 /// A kernel in naga's MSL with what a host must bind beside the contract's buffers.

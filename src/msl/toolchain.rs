@@ -8,8 +8,7 @@ use std::process::Command;
 use sha2::{Digest, Sha256};
 
 use super::prescan::{Scanned, prescan};
-use crate::driver::DriverError;
-use crate::gpu::device::one_line;
+use crate::driver::{DriverError, one_line};
 
 /// How a kernel is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
