@@ -139,8 +139,13 @@ impl Toolchain {
     /// Compiles the MSL `source`; `name` is the file name in diagnostics.
     pub fn kernel(&self, name: &str, source: &str, build: Build) -> Result<Compiled, DriverError> {
         let shim = self.shim()?;
-        let folder = self.cache.join(self.hash(&["kernel", name, source, &format!("{build:?}")]));
-        let (cpp, object) = (folder.join("kernel.cpp"), folder.join("kernel.so"));
+        let folder = self.cache.join(self.hash(&[
+            &shim.to_string_lossy(),
+            &format!("{COMMON:?} {CHECKED:?} {build:?}"),
+            name,
+            source,
+        ]));
+        let object = folder.join("kernel.so");
         let preprocessed = folder.join("preprocessed.metal");
         if !preprocessed.exists() {
             self.in_new_folder(&folder, |new| {
@@ -157,8 +162,10 @@ impl Toolchain {
         let scanned = prescan(&read(&preprocessed)?)
             .map_err(|e| DriverError::Msl { message: format!("{name}: {e}") })?;
         if !object.exists() {
+            let work = work_folder(&folder)?;
+            let partial = work.path().join("kernel.so");
+            let (cpp, relocatable) = (work.path().join("kernel.cpp"), work.path().join("kernel.o"));
             write(&cpp, &scanned.cpp)?;
-            let partial = folder.join(format!("partial-{}.so", std::process::id()));
             let mut command = Command::new(&self.clang);
             command.args(COMMON);
             if cfg!(target_arch = "x86_64") {
@@ -169,10 +176,10 @@ impl Toolchain {
                 Build::Checked => command.args(CHECKED),
             };
             // The checker's own callbacks stand in for the sanitizer's runtime.
-            command.arg("-c").arg("-I").arg(&shim).arg("-o").arg(folder.join("kernel.o")).arg(&cpp);
+            command.arg("-c").arg("-I").arg(&shim).arg("-o").arg(&relocatable).arg(&cpp);
             compile(&mut command, name)?;
             let mut link = Command::new(&self.clang);
-            link.args(["-shared", "-o"]).arg(&partial).arg(folder.join("kernel.o")).arg("-lm");
+            link.args(["-shared", "-o"]).arg(&partial).arg(&relocatable).arg("-lm");
             if cfg!(target_os = "macos") {
                 link.args(["-undefined", "dynamic_lookup"]);
             }
@@ -187,7 +194,8 @@ impl Toolchain {
         let shim = self.shim()?;
         let program = shim.join("msl-host");
         if !program.exists() {
-            let partial = shim.join(format!("partial-host-{}", std::process::id()));
+            let work = work_folder(&shim)?;
+            let partial = work.path().join("msl-host");
             let mut command = Command::new(&self.clang);
             command.args(["-std=c++17", "-O2", "-fsigned-char", "-rdynamic", "-o"]).arg(&partial);
             command.args(HOST_SOURCES.map(|f| shim.join(f)));
@@ -262,6 +270,12 @@ impl Toolchain {
         }
         Ok(())
     }
+}
+
+/// A folder of one compilation's own: several may make the same file at the same time.
+fn work_folder(folder: &Path) -> Result<tempfile::TempDir, DriverError> {
+    tempfile::tempdir_in(folder)
+        .map_err(|source| DriverError::File { path: folder.to_owned(), source })
 }
 
 fn file_name(name: &str) -> &str {
