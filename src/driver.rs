@@ -75,7 +75,13 @@ pub enum DriverError {
         /// What was found.
         message: String,
     },
-    /// MSL does not compile on this machine, or its host failed.
+    /// MSL that its compiler refuses.
+    #[error("{message}")]
+    MslSource {
+        /// The first error, with its place.
+        message: String,
+    },
+    /// There is no compiler for MSL on this machine, or its host failed.
     #[error("{message}")]
     Msl {
         /// What happened.
@@ -116,6 +122,7 @@ impl DriverError {
             Self::Gpu { .. }
             | Self::Output { .. }
             | Self::Msl { .. }
+            | Self::MslSource { .. }
             | Self::MslTimeout { .. }
             | Self::Library(_) => 2,
         }

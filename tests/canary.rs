@@ -5,7 +5,7 @@ use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::{LegName, WgpuLeg};
 use wgtq::oracle::quantize_kv::quantize_kv;
 use wgtq::params::QuantizeKvParams;
-use wgtq::parity::{self, ATTENTION_NRMSE, judge, quantize_kv::Case};
+use wgtq::parity::{self, ATTENTION_NRMSE, Case as _, judge, quantize_kv::Case};
 use wgtq::rng::Gaussian;
 
 fn reference() -> (Vec<f32>, Vec<f64>) {
@@ -75,15 +75,19 @@ fn quantize_judge_rejects_one_flipped_code_one_norm_and_a_touched_neighbour() {
     };
     let (mut packed, mut norms) = (vec![0xa5; 10 * 64], vec![-1.0; 10]);
     quantize_kv(&case.codec, &params, &src, &mut packed, &mut norms).unwrap();
-    assert!(case.judge(&src, &packed, &norms).pass());
+    let want = case.want(&src);
+    assert!(case.judge(&want, &packed, &norms).pass());
 
+    let (packed_good, norms_good) = (packed.clone(), norms.clone());
     let reject = |name: &str, at: usize, norm: Option<f32>| {
         let (mut packed, mut norms) = (packed.clone(), norms.clone());
         match norm {
             Some(norm) => norms[at] = norm,
             None => packed[at] ^= 0x10,
         }
-        assert!(!case.judge(&src, &packed, &norms).pass(), "{name}");
+        assert!(!case.judge(&want, &packed, &norms).pass(), "{name}");
+        let good = (&*packed_good, &*norms_good);
+        assert!(!case.judge_pair(&want, good, (&packed, &norms)).pass(), "{name}, as a pair");
     };
     reject("code of a written row", 64 + 7, None);
     reject("byte of the row before", 63, None);

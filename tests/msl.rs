@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use wgtq::codec::{Bits, Codec, Direction, HeadDim, Rotation};
 use wgtq::kernels::flash_attn_vec::KvType;
-use wgtq::legs::{Leg, LegName, MslHostLeg};
+use wgtq::legs::{LegName, MslHostLeg};
 use wgtq::msl::dispatch::{LaneOrder, Mode};
 use wgtq::parity::{
-    CaseResult, dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
+    Case, dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
     quantize_kv,
 };
 
@@ -32,7 +32,7 @@ const WAYS: [(Mode, LaneOrder); 3] = [
 
 /// Runs a case on both forms of MSL, in every way; the result must be within its tolerance and
 /// the checker must find nothing.
-fn check<C: std::fmt::Debug>(cases: &[C], run: impl Fn(&C, &mut dyn Leg) -> CaseResult) {
+fn check(cases: &[impl Case]) {
     if without_clang() {
         return;
     }
@@ -41,7 +41,7 @@ fn check<C: std::fmt::Debug>(cases: &[C], run: impl Fn(&C, &mut dyn Leg) -> Case
         for case in cases {
             for (mode, order) in WAYS {
                 (leg.mode, leg.order) = (mode, order);
-                let o = run(case, &mut leg).unwrap_or_else(|e| {
+                let o = case.run(&mut leg).unwrap_or_else(|e| {
                     panic!("{} {mode:?} {order:?}: {e}\n{case:#?}", name.as_str())
                 });
                 assert!(
@@ -71,7 +71,7 @@ fn fwht_is_right_and_clean() {
             seed: 1,
         })
         .collect();
-    check(&cases, fwht::Case::run);
+    check(&cases);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn quantize_kv_is_right_and_clean() {
             seed: 2,
         })
         .collect();
-    check(&cases, quantize_kv::Case::run);
+    check(&cases);
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn dequantize_kv_is_right_and_clean() {
             seed: 3,
         })
         .collect();
-    check(&cases, dequantize_kv::Case::run);
+    check(&cases);
 }
 
 fn attention(
@@ -148,7 +148,7 @@ fn attention_cases() -> Vec<flash_attn_vec_tq::Case> {
 
 #[test]
 fn packed_attention_is_right_and_clean() {
-    check(&attention_cases(), flash_attn_vec_tq::Case::run);
+    check(&attention_cases());
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn dense_attention_is_right_and_clean() {
             [KvType::F32, KvType::F16].map(|kv_type| flash_attn_vec::Case { shape, kv_type })
         })
         .collect();
-    check(&cases, flash_attn_vec::Case::run);
+    check(&cases);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn reduce_is_right_and_clean() {
         empty_every,
         seed: 5,
     };
-    check(&[case(0, 33, 3), case(0, 1, 0), case(3, 5, 1)], flash_attn_vec_reduce::Case::run);
+    check(&[case(0, 33, 3), case(0, 1, 0), case(3, 5, 1)]);
 }
 
 /// A broken kernel must not pass: wrong values, and a barrier that is gone.

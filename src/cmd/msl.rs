@@ -133,7 +133,7 @@ impl Dispatch {
             Err(DriverError::MslTimeout { kernel, seconds }) => {
                 Report::failed("timeout", format!("{kernel} was still running after {seconds} s"))
             }
-            Err(DriverError::Msl { message }) => Report::failed("compile_error", message),
+            Err(DriverError::MslSource { message }) => Report::failed("compile_error", message),
             Err(other) => {
                 super::complain(&other.to_string());
                 return Ok(ExitCode::from(2));

@@ -1,7 +1,7 @@
 //! A device of our own, for the drivers: choosing an adapter and asking for what it has.
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::contract::Caps;
 use crate::driver::{DriverError, one_line};
@@ -41,7 +41,7 @@ impl Backend {
 }
 
 /// What decides which variant of a kernel runs, and what a report says of its machine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AdapterReport {
     /// Adapter name.
     pub name: String,

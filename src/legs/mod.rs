@@ -2,6 +2,7 @@
 
 #[cfg(feature = "msl-host")]
 mod msl_host;
+mod played;
 mod recorder;
 mod spirv;
 mod tape;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 #[cfg(feature = "msl-host")]
 pub use msl_host::MslHostLeg;
+pub use played::{CheckerFinding, Played};
 pub use recorder::{PackedBuffers, Recorder};
 pub use tape::{BufferId, POISON, Run, Tape};
 pub use wgpu_leg::WgpuLeg;
@@ -19,6 +21,7 @@ pub use wgpu_leg::WgpuLeg;
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
 use crate::gpu::device::{AdapterReport, Selection};
+use crate::source::Target;
 
 /// A leg's name on the command line and in reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
@@ -66,8 +69,16 @@ impl LegName {
         }
     }
 
+    /// The dialect its texts are assembled for.
+    pub const fn target(self) -> Target {
+        match self.language() {
+            Language::Wgsl => Target::WgslNative,
+            Language::Msl => Target::Msl,
+        }
+    }
+
     /// Opens the leg.
-    pub fn open(self, selection: &Selection) -> Result<Box<dyn Leg>, DriverError> {
+    pub fn open(self, selection: &Selection) -> Result<Box<dyn Leg + Send>, DriverError> {
         match self {
             #[cfg(feature = "msl-host")]
             Self::MslHost | Self::WgslNagaMsl => Ok(Box::new(MslHostLeg::open(self)?)),
@@ -86,4 +97,9 @@ pub trait Leg {
     fn adapter(&self) -> &AdapterReport;
     /// Plays `tape`: all steps in order, then the outputs.
     fn run(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError>;
+    /// Plays `tape` in every way that the leg has: one, or, where a checker runs it, lanes in
+    /// several orders.
+    fn play(&mut self, tape: &Tape<'_>) -> Result<Vec<Played>, DriverError> {
+        Ok(vec![Played { way: "", run: self.run(tape)?, findings: None }])
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::tape::{BufferId, Run, Step, Tape};
-use super::{Leg, LegName};
+use super::{CheckerFinding, Leg, LegName, Played};
 use crate::contract::{Access, Caps, Plan};
 use crate::driver::DriverError;
 use crate::gpu::device::AdapterReport;
@@ -31,6 +31,14 @@ pub struct MslHostLeg {
     /// What the checker found, over all tapes played.
     pub findings: Vec<Finding>,
 }
+
+/// The ways of [`Leg::play`]: lanes run ahead, from the first and from the last, and lanes that
+/// keep close as on a GPU; all checked.
+const WAYS: [(&str, Mode, LaneOrder); 3] = [
+    ("strict", Mode::CheckStrict, LaneOrder::Ascending),
+    ("strict, last lane first", Mode::CheckStrict, LaneOrder::Descending),
+    ("lockstep", Mode::CheckLockstep, LaneOrder::Ascending),
+];
 
 /// A compiled kernel with what its dispatch needs beside the contract's buffers.
 #[derive(Debug, Clone)]
@@ -205,5 +213,30 @@ impl Leg for MslHostLeg {
             .map(|id| Ok((id, tape.accept(id, std::mem::take(&mut memory[id.index()]))?)))
             .collect::<Result<_, DriverError>>()?;
         Ok(Run { outputs, compile, execute: start.elapsed() })
+    }
+
+    fn play(&mut self, tape: &Tape<'_>) -> Result<Vec<Played>, DriverError> {
+        let (mode, order) = (self.mode, self.order);
+        let before = std::mem::take(&mut self.findings);
+        let mut played = Vec::new();
+        for (way, mode, order) in WAYS {
+            (self.mode, self.order) = (mode, order);
+            let run = self.run(tape);
+            let found = std::mem::take(&mut self.findings);
+            let findings = Some(found.iter().map(CheckerFinding::from).collect());
+            played.push(run.map(|run| Played { way, run, findings }));
+        }
+        (self.mode, self.order, self.findings) = (mode, order, before);
+        played.into_iter().collect()
+    }
+}
+
+impl From<&Finding> for CheckerFinding {
+    fn from(f: &Finding) -> Self {
+        let place = |file: &String| match (f.line, f.column) {
+            (Some(line), Some(column)) => format!("{file}:{line}:{column}"),
+            _ => file.clone(),
+        };
+        Self { kind: f.kind.clone(), message: f.message.clone(), place: f.file.as_ref().map(place) }
     }
 }

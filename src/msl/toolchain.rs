@@ -160,7 +160,7 @@ impl Toolchain {
             })?;
         }
         let scanned = prescan(&read(&preprocessed)?)
-            .map_err(|e| DriverError::Msl { message: format!("{name}: {e}") })?;
+            .map_err(|e| DriverError::MslSource { message: format!("{name}: {e}") })?;
         if !object.exists() {
             let work = work_folder(&folder)?;
             let partial = work.path().join("kernel.so");
@@ -309,5 +309,5 @@ fn compile(command: &mut Command, name: &str) -> Result<(), DriverError> {
     }
     let text = String::from_utf8_lossy(&output.stderr);
     let error = text.lines().find(|l| l.contains("error")).unwrap_or("the compiler failed");
-    Err(DriverError::Msl { message: format!("{name}: {}", one_line(error)) })
+    Err(DriverError::MslSource { message: format!("{name}: {}", one_line(error)) })
 }

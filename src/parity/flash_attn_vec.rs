@@ -1,10 +1,13 @@
 //! Cases of `flash_attn_vec`.
 
-use super::flash_attn_vec_tq::{Case as Shape, judge_attention};
-use super::{CaseResult, attention_tolerance};
+use super::attention::{Reference, attention_tolerance};
+use super::flash_attn_vec_tq::{Case as Shape, shapes};
+use super::{CaseResult, Prepared};
 use crate::codec::Ring;
+use crate::contract::{Caps, Language};
+use crate::driver::DriverError;
 use crate::kernels::flash_attn_vec::{KvType, Problem};
-use crate::legs::{Leg, Tape};
+use crate::legs::{BufferId, Tape};
 use crate::oracle::flash_attn_vec::{DenseRows, flash_attn_vec};
 use crate::oracle::max_abs_score;
 use crate::params::FlashAttnVecParams;
@@ -56,43 +59,81 @@ impl Dense {
     }
 }
 
-impl Case {
-    /// Runs the kernel on `leg` and compares.
-    pub fn run(&self, leg: &mut dyn Leg) -> CaseResult {
+/// Every shape of the packed kernel, in both element types.
+pub fn cases() -> Vec<Case> {
+    let both = |shape| [KvType::F32, KvType::F16].map(|kv_type| Case { shape, kv_type });
+    shapes().into_iter().flat_map(both).collect()
+}
+
+impl super::Case for Case {
+    fn kernel(&self) -> &'static str {
+        "flash_attn_vec"
+    }
+
+    fn id(&self) -> String {
+        let kv_type = match self.kv_type {
+            KvType::F32 => "f32",
+            KvType::F16 => "f16",
+        };
+        format!("{kv_type} {}", self.shape.name())
+    }
+
+    fn prepare(&self) -> Result<Box<dyn Prepared>, DriverError> {
         let s = &self.shape;
-        let params = FlashAttnVecParams::from(s.params());
+        let shape = FlashAttnVecParams::from(s.params());
         let ring = Ring::new(s.kv_capacity, s.ring_start, s.kv_seq_len)?;
-        let head_dim = s.codec.head_dim;
-        let d = head_dim.as_usize();
+        let d = s.codec.head_dim.as_usize();
         let mut rng = Gaussian::new(s.seed);
         let values = s.num_kv_heads as usize * s.kv_seq_len as usize * d;
         let k = Dense::scatter(self.kv_type, ring, d, &rng.normals(values), s.num_kv_heads);
         let v = Dense::scatter(self.kv_type, ring, d, &rng.normals(values), s.num_kv_heads);
         let q = rng.normals(s.num_heads as usize * d);
 
-        let one = FlashAttnVecParams { nwg: 1, ..params };
+        let one = FlashAttnVecParams { nwg: 1, ..shape };
         let want = flash_attn_vec(&one, &q, k.rows(), v.rows())?;
         let k_row = |h: u32, slot: u32, o: &mut [f64]| k.rows().read(s.kv_capacity, h, slot, o);
-        let largest = max_abs_score(&params, &q, &k_row)?;
+        let largest = max_abs_score(&shape, &q, &k_row)?;
+        let reference = Reference { shape, want, tolerance: attention_tolerance(largest) };
+        Ok(Box::new(Data { case: *self, q, k, v, reference }))
+    }
+}
 
-        let (caps, language) = (leg.caps(), leg.name().language());
+struct Data {
+    case: Case,
+    q: Vec<f32>,
+    k: Dense,
+    v: Dense,
+    reference: Reference,
+}
+
+impl Prepared for Data {
+    fn tape(
+        &self,
+        caps: &Caps,
+        language: Language,
+    ) -> Result<(Tape<'_>, Vec<BufferId>), DriverError> {
+        let shape = &self.case.shape;
         let problem = Problem {
-            head_dim,
-            kv_type: self.kv_type,
-            num_heads: s.num_heads,
-            num_kv_heads: s.num_kv_heads,
+            head_dim: shape.codec.head_dim,
+            kv_type: self.case.kv_type,
+            num_heads: shape.num_heads,
+            num_kv_heads: shape.num_kv_heads,
         };
         let mut tape = Tape::default();
-        let inputs = [
-            tape.input("q", bytemuck::cast_slice(&q)),
-            tape.input("k", k.bytes()),
-            tape.input("v", v.bytes()),
-        ];
-        let dst = tape.output("dst", params.dst_floats() * 4);
-        let launch = problem.launch(&params, &caps, language)?;
-        let buffers: Vec<_> = inputs.into_iter().chain([dst]).collect();
-        tape.step(problem.plan(&caps, language)?, launch, &buffers);
-        let got = leg.run(&tape)?.floats(dst);
-        judge_attention(&params, &got, &want, attention_tolerance(largest))
+        let q = tape.input("q", bytemuck::cast_slice(&self.q));
+        let k = tape.input("k", self.k.bytes());
+        let v = tape.input("v", self.v.bytes());
+        let dst = tape.output("dst", self.reference.shape.dst_floats() * 4);
+        let launch = problem.launch(&self.reference.shape, caps, language)?;
+        tape.step(problem.plan(caps, language)?, launch, &[q, k, v, dst]);
+        Ok((tape, vec![dst]))
+    }
+
+    fn judge(&self, outputs: &[&[u8]]) -> CaseResult {
+        self.reference.judge(outputs)
+    }
+
+    fn judge_pair(&self, left: &[&[u8]], right: &[&[u8]]) -> CaseResult {
+        self.reference.judge_pair(left, right)
     }
 }

@@ -1,15 +1,16 @@
 //! Cases of `flash_attn_vec_tq`.
 
-use super::{CaseResult, Outcome, PackedCache, attention_tolerance, judge};
-use crate::codec::{Codec, Ring};
+use super::attention::{Reference, attention_tolerance};
+use super::{CaseResult, PackedCache, Prepared};
+use crate::codec::{Bits, Codec, HeadDim, Ring, Rotation};
+use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
 use crate::kernels::flash_attn_vec_tq::Problem;
-use crate::legs::{Leg, Tape};
+use crate::legs::{BufferId, Tape};
 use crate::oracle::dequantize_kv::PackedRows;
-use crate::oracle::flash_attn_vec_reduce::flash_attn_vec_reduce;
 use crate::oracle::flash_attn_vec_tq::flash_attn_vec_tq;
 use crate::oracle::max_abs_score;
-use crate::params::{FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams};
+use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams};
 use crate::rng::Gaussian;
 
 /// An attention shape and its data.
@@ -62,9 +63,119 @@ impl Case {
         }
     }
 
-    /// Runs the kernel on `leg` and compares. Partials are merged by the reduce oracle, after
-    /// each split's sum has been checked to be 0 exactly when the split is empty.
-    pub fn run(&self, leg: &mut dyn Leg) -> CaseResult {
+    /// The shape in few characters, unique among [`shapes`].
+    pub fn name(&self) -> String {
+        let mut name = format!(
+            "d{} heads{}/{} n{}/{} at {}",
+            self.codec.head_dim.get(),
+            self.num_heads,
+            self.num_kv_heads,
+            self.kv_seq_len,
+            self.kv_capacity,
+            self.ring_start
+        );
+        if self.mask_type == 2 {
+            name += &format!(" window{}", self.sliding_window);
+        }
+        if self.softcap > 0.0 {
+            name += &format!(" softcap{}", self.softcap);
+        }
+        if self.nwg > 1 {
+            name += &format!(" splits{}", self.nwg);
+        }
+        if self.score_sigma != 1.0 {
+            name += &format!(" sigma{}", self.score_sigma);
+        }
+        name
+    }
+
+    fn rows<'a>(&self, cache: &'a PackedCache) -> PackedRows<'a> {
+        PackedRows {
+            codec: self.codec,
+            capacity: self.kv_capacity,
+            packed: &cache.packed,
+            norms: &cache.norms,
+        }
+    }
+}
+
+/// A shape in the middle of everything; others vary one thing at a time from it.
+pub fn base(head_dim: HeadDim) -> Case {
+    Case {
+        codec: Codec::new(head_dim, Bits::B4, Rotation::Plain),
+        num_heads: 4,
+        num_kv_heads: 2,
+        kv_seq_len: 100,
+        kv_capacity: 128,
+        ring_start: 90,
+        mask_type: 1,
+        sliding_window: 0,
+        softcap: 0.0,
+        nwg: 1,
+        score_sigma: 1.0,
+        seed: 11,
+    }
+}
+
+/// Every edge that the contract names, at each head dim; and, at one head dim, every kind of
+/// ratio of query heads to KV heads.
+pub fn shapes() -> Vec<Case> {
+    let mut shapes = Vec::new();
+    for head_dim in HeadDim::ALL {
+        shapes.extend(rings(head_dim));
+        let base = base(head_dim);
+        let window = |sliding_window| Case { mask_type: 2, sliding_window, nwg: 2, ..base };
+        shapes.extend([0, 1, 99, 100, 105].map(window));
+        shapes.extend([0.0, 2.0, 30.0, 1000.0].map(|softcap| Case {
+            softcap,
+            score_sigma: 4.0,
+            ..base
+        }));
+        shapes.extend([2, 16, 256].map(|nwg| Case { nwg, ..base }));
+        shapes.push(Case { score_sigma: 16.0, nwg: 4, ..base });
+        shapes.push(Case { kv_seq_len: 0, ..base });
+    }
+    let ratio = |g: u32| Case { num_heads: 2 * g, ..base(HeadDim::ALL[1]) };
+    shapes.extend([1, 3, 7, 8, 11].map(ratio));
+    shapes
+}
+
+/// Lengths around a chunk and capacities around a length, from slots at both ends of the ring.
+fn rings(head_dim: HeadDim) -> Vec<Case> {
+    let mut rings = Vec::new();
+    for (n, cap) in [(1, 1), (1, 7), (31, 31), (32, 40), (33, 40), (1000, 1000), (1000, 1024)] {
+        let starts = if n < 1000 { vec![0, 1, cap / 2, cap - 1] } else { vec![0, cap / 2 + 1] };
+        for start in starts {
+            let ring = Case {
+                kv_seq_len: n,
+                kv_capacity: cap,
+                ring_start: start % cap,
+                nwg: if start % 2 == 0 { 1 } else { 3 },
+                ..base(head_dim)
+            };
+            if !rings.contains(&ring) {
+                rings.push(ring);
+            }
+        }
+    }
+    rings
+}
+
+/// The cases of the kernel: every shape.
+pub fn cases() -> Vec<Case> {
+    shapes()
+}
+
+impl super::Case for Case {
+    fn kernel(&self) -> &'static str {
+        "flash_attn_vec_tq"
+    }
+
+    fn id(&self) -> String {
+        self.name()
+    }
+
+    fn prepare(&self) -> Result<Box<dyn Prepared>, DriverError> {
         let params = self.params();
         let shape = FlashAttnVecParams::from(params);
         let ring = Ring::new(self.kv_capacity, self.ring_start, self.kv_seq_len)?;
@@ -82,67 +193,50 @@ impl Case {
         let one = FlashAttnVecTqParams { nwg: 1, ..params };
         let want = flash_attn_vec_tq(&one, &q, k_rows, v_rows)?;
         let largest = max_abs_score(&shape, &q, &|h, s, o| k_rows.decode_rotated(h, s, o))?;
-
-        let (caps, language) = (leg.caps(), leg.name().language());
-        let problem = Problem {
-            codec: self.codec,
-            num_heads: self.num_heads,
-            num_kv_heads: self.num_kv_heads,
-        };
-        let mut tape = Tape::default();
-        let inputs = [
-            tape.input("q", bytemuck::cast_slice(&q)),
-            tape.input("k_packed", &k.packed),
-            tape.input("k_norms", bytemuck::cast_slice(&k.norms)),
-            tape.input("v_packed", &v.packed),
-            tape.input("v_norms", bytemuck::cast_slice(&v.norms)),
-        ];
-        let dst = tape.output("dst", shape.dst_floats() * 4);
-        let launch = problem.launch(&params, &caps, language)?;
-        let buffers: Vec<_> = inputs.into_iter().chain([dst]).collect();
-        tape.step(problem.plan(&caps, language)?, launch, &buffers);
-        let got = leg.run(&tape)?.floats(dst);
-        judge_attention(&shape, &got, &want, attention_tolerance(largest))
-    }
-
-    fn rows<'a>(&self, cache: &'a PackedCache) -> PackedRows<'a> {
-        PackedRows {
-            codec: self.codec,
-            capacity: self.kv_capacity,
-            packed: &cache.packed,
-            norms: &cache.norms,
-        }
+        let reference = Reference { shape, want, tolerance: attention_tolerance(largest) };
+        Ok(Box::new(Data { case: *self, q, k, v, reference }))
     }
 }
 
-/// Judges the `dst` of an attention kernel, output or partials, against the attention output.
-pub fn judge_attention(
-    shape: &FlashAttnVecParams,
-    dst: &[f32],
-    want: &[f64],
-    tolerance: f64,
-) -> Result<Outcome, DriverError> {
-    let d = shape.head_dim as usize;
-    if shape.nwg == 1 {
-        return Ok(judge(dst, want, d, tolerance));
+struct Data {
+    case: Case,
+    q: Vec<f32>,
+    k: PackedCache,
+    v: PackedCache,
+    reference: Reference,
+}
+
+impl Prepared for Data {
+    fn tape(
+        &self,
+        caps: &Caps,
+        language: Language,
+    ) -> Result<(Tape<'_>, Vec<BufferId>), DriverError> {
+        let problem = Problem {
+            codec: self.case.codec,
+            num_heads: self.case.num_heads,
+            num_kv_heads: self.case.num_kv_heads,
+        };
+        let mut tape = Tape::default();
+        let inputs = [
+            tape.input("q", bytemuck::cast_slice(&self.q)),
+            tape.input("k_packed", &self.k.packed),
+            tape.input("k_norms", bytemuck::cast_slice(&self.k.norms)),
+            tape.input("v_packed", &self.v.packed),
+            tape.input("v_norms", bytemuck::cast_slice(&self.v.norms)),
+        ];
+        let dst = tape.output("dst", self.reference.shape.dst_floats() * 4);
+        let launch = problem.launch(&self.case.params(), caps, language)?;
+        let buffers: Vec<_> = inputs.into_iter().chain([dst]).collect();
+        tape.step(problem.plan(caps, language)?, launch, &buffers);
+        Ok((tape, vec![dst]))
     }
-    let (rows, nwg) = (shape.n_heads as usize, shape.nwg as usize);
-    for row in 0..rows {
-        for w in 0..nwg {
-            let sum = dst[rows * d * nwg + row * 2 * nwg + 2 * w];
-            let empty = shape.split(w as u32).is_empty();
-            // The NaN case: neither side of the comparison holds, which is a failure too.
-            if (sum == 0.0) != empty {
-                return Ok(Outcome {
-                    error: f64::INFINITY,
-                    tolerance,
-                    detail: format!("row {row} split {w}: S is {sum}, the split is empty: {empty}"),
-                });
-            }
-        }
+
+    fn judge(&self, outputs: &[&[u8]]) -> CaseResult {
+        self.reference.judge(outputs)
     }
-    let reduce = FlashAttnVecReduceParams { nrows: shape.n_heads, nwg: shape.nwg };
-    let merged = flash_attn_vec_reduce(&reduce, shape.head_dim, dst)?;
-    let merged: Vec<f32> = merged.iter().map(|&x| x as f32).collect();
-    Ok(judge(&merged, want, d, tolerance))
+
+    fn judge_pair(&self, left: &[&[u8]], right: &[&[u8]]) -> CaseResult {
+        self.reference.judge_pair(left, right)
+    }
 }

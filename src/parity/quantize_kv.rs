@@ -1,11 +1,13 @@
 //! Cases of `quantize_kv`.
 
-use super::{CaseResult, Outcome};
-use crate::codec::{Codec, codebook, row};
+use super::{Bin, CaseResult, Outcome, Prepared, floats};
+use crate::codec::{Bits, Codec, HeadDim, Rotation, codebook, row};
+use crate::contract::{Caps, Language};
+use crate::driver::DriverError;
 use crate::kernels::quantize_kv::Problem;
-use crate::legs::{Leg, Tape};
+use crate::legs::{BufferId, Tape};
 use crate::metrics::ulp_distance;
-use crate::oracle::quantize_kv::encode;
+use crate::oracle::quantize_kv::{Encoded, encode};
 use crate::params::QuantizeKvParams;
 use crate::rng::Gaussian;
 
@@ -37,6 +39,37 @@ pub struct Case {
     pub seed: u64,
 }
 
+/// Every head dim and rotation; rings that wrap, also more than once; rows of zeros, and of tiny
+/// and large values; a scale factor.
+pub fn cases() -> Vec<Case> {
+    let case = |head_dim, rotation| Case {
+        codec: Codec::new(head_dim, Bits::B4, rotation),
+        num_kv_heads: 3,
+        num_tokens: 5,
+        capacity: 9,
+        write_pos: 2,
+        sliding: false,
+        amplitude: 1.0,
+        seed: 7,
+    };
+    let mut cases = Vec::new();
+    for head_dim in HeadDim::ALL {
+        cases.extend([Rotation::Plain, Rotation::Srht].map(|rotation| case(head_dim, rotation)));
+    }
+    for (num_tokens, write_pos) in [(1, 8), (5, 7), (9, 4), (20, 3)] {
+        let ring = case(HeadDim::ALL[1], Rotation::Plain);
+        cases.push(Case { num_tokens, write_pos, sliding: true, ..ring });
+    }
+    for head_dim in [HeadDim::ALL[2], HeadDim::ALL[3]] {
+        let row = case(head_dim, Rotation::Srht);
+        cases.extend([0.0, 1e-14, 1e-6, 1e6].map(|amplitude| Case { amplitude, ..row }));
+    }
+    let mut scaled = case(HeadDim::ALL[3], Rotation::Plain);
+    scaled.codec.scale_factor_d512 = 0.75;
+    cases.push(scaled);
+    cases
+}
+
 impl Case {
     fn params(&self) -> QuantizeKvParams {
         QuantizeKvParams {
@@ -51,36 +84,10 @@ impl Case {
         }
     }
 
-    /// Runs the kernel on `leg` over a cache full of known bytes and compares.
-    pub fn run(&self, leg: &mut dyn Leg) -> CaseResult {
-        let head_dim = self.codec.head_dim;
-        let rows = self.num_tokens as usize * self.num_kv_heads as usize;
-        let mut src = Gaussian::new(self.seed).normals(rows * head_dim.as_usize());
-        src.iter_mut().for_each(|x| *x *= self.amplitude);
-        let slots = self.num_kv_heads as usize * self.capacity as usize;
-        let bytes = row::row_bytes(head_dim, self.codec.bits) as usize;
-        let before = vec![0xa5u8; slots * bytes];
-        let norms_before = vec![-1.0f32; slots * head_dim.norms_per_pos() as usize];
-
-        let (caps, language) = (leg.caps(), leg.name().language());
-        let problem = Problem { codec: self.codec };
-        let mut tape = Tape::default();
-        let input = tape.input("src", bytemuck::cast_slice(&src));
-        let packed = tape.in_out("packed", &before);
-        let norms = tape.in_out("norms", bytemuck::cast_slice(&norms_before));
-        let launch = problem.launch(&self.params(), &caps, language)?;
-        tape.step(problem.plan(&caps, language)?, launch, &[input, packed, norms]);
-        let run = leg.run(&tape)?;
-        Ok(self.judge(&src, run.bytes(packed), &run.floats(norms)))
-    }
-
-    /// Compares a written cache with the oracle: codes, norms, and that every slot that no token
-    /// maps to still holds what it held. The error is the number of violations.
-    pub fn judge(&self, src: &[f32], packed: &[u8], norms: &[f32]) -> Outcome {
-        let (codec, params) = (&self.codec, self.params());
-        let (d, npp) = (codec.head_dim.as_usize(), codec.head_dim.norms_per_pos() as usize);
-        let bytes = row::row_bytes(codec.head_dim, codec.bits) as usize;
-        let mut written = vec![None; norms.len() / npp];
+    /// The token that each row `[nkv, cap]` of the cache holds, as a row of the source.
+    fn written(&self) -> Vec<Option<usize>> {
+        let params = self.params();
+        let mut written = vec![None; self.num_kv_heads as usize * self.capacity as usize];
         for t in 0..self.num_tokens {
             for head in 0..self.num_kv_heads {
                 if let Some(slot) = params.slot(t) {
@@ -89,40 +96,215 @@ impl Case {
                 }
             }
         }
-        let mut violations = Vec::new();
-        for (at, source) in written.iter().enumerate() {
-            let got = &packed[at * bytes..(at + 1) * bytes];
-            let got_norms = &norms[at * npp..(at + 1) * npp];
-            let Some(source) = *source else {
-                if got.iter().any(|&b| b != 0xa5) || got_norms.iter().any(|&n| n != -1.0) {
-                    violations.push(format!("row {at}: no token maps to it, yet it changed"));
-                }
+        written
+    }
+
+    fn row_bytes(&self) -> usize {
+        row::row_bytes(self.codec.head_dim, self.codec.bits) as usize
+    }
+
+    fn norms_per_pos(&self) -> usize {
+        self.codec.head_dim.norms_per_pos() as usize
+    }
+
+    /// What each row `[nkv, cap]` must hold after `src` has been written.
+    pub fn want(&self, src: &[f32]) -> Vec<Option<Encoded>> {
+        let d = self.codec.head_dim.as_usize();
+        let row = |source: usize| encode(&self.codec, &src[source * d..(source + 1) * d]);
+        self.written().into_iter().map(|source| source.map(row)).collect()
+    }
+
+    /// Compares a written cache with the oracle: codes, norms, and that every slot that no token
+    /// maps to still holds what it held. The error is the number of violations.
+    pub fn judge(&self, want: &[Option<Encoded>], packed: &[u8], norms: &[f32]) -> Outcome {
+        let mut tally = Tally::default();
+        for (at, want) in want.iter().enumerate() {
+            let (codes, row_norms) = self.row(at, packed, norms);
+            let Some(want) = want else {
+                tally.untouched(at, codes, row_norms);
                 continue;
             };
-            let want = encode(codec, &src[source * d..(source + 1) * d]);
-            for c in 0..d {
-                let (code, near) = (row::code(codec.bits, got, c), want.codes[c]);
-                let distance = codebook::boundary_distance(codec.bits, want.z[c]);
-                let excused = code.abs_diff(near) == 1 && distance < BOUNDARY_MARGIN;
-                if code != near && !excused {
-                    violations.push(format!(
-                        "row {at} coordinate {c}: code {code}, want {near}, {distance:.1e} from a boundary"
-                    ));
-                }
+            for (c, &code) in want.codes.iter().enumerate() {
+                let got = row::code(self.codec.bits, codes, c);
+                tally.code((at, c), got, code, self.boundary_distance(want, c));
             }
-            for (block, (&got, &want)) in got_norms.iter().zip(&want.norms).enumerate() {
-                let ulps = ulp_distance(got, want as f32);
-                if !got.is_finite() || ulps > NORM_ULPS {
-                    violations.push(format!(
-                        "row {at} norm {block}: {got:e}, want {want:e} ({ulps} ulp)"
-                    ));
-                }
+            for (block, (&got, &want)) in row_norms.iter().zip(&want.norms).enumerate() {
+                tally.norm((at, block), got, want as f32);
             }
         }
-        Outcome {
-            error: violations.len() as f64,
-            tolerance: 0.0,
-            detail: violations.first().cloned().unwrap_or_else(|| "codes and norms".into()),
+        tally.outcome()
+    }
+
+    /// Compares two written caches with each other, by the same rules: a code may differ by one
+    /// next to a boundary, a norm by the same ulps.
+    pub fn judge_pair(
+        &self,
+        want: &[Option<Encoded>],
+        left: (&[u8], &[f32]),
+        right: (&[u8], &[f32]),
+    ) -> Outcome {
+        let mut tally = Tally::default();
+        for (at, want) in want.iter().enumerate() {
+            let (codes, row_norms) = self.row(at, left.0, left.1);
+            let (other_codes, other_norms) = self.row(at, right.0, right.1);
+            let Some(want) = want else {
+                tally.untouched(at, codes, row_norms);
+                tally.untouched(at, other_codes, other_norms);
+                continue;
+            };
+            for c in 0..want.codes.len() {
+                let code = |row| row::code(self.codec.bits, row, c);
+                let distance = self.boundary_distance(want, c);
+                tally.code((at, c), code(codes), code(other_codes), distance);
+            }
+            for (block, (&got, &want)) in row_norms.iter().zip(other_norms).enumerate() {
+                tally.norm((at, block), got, want);
+            }
         }
+        tally.outcome()
+    }
+
+    fn row<'a>(&self, at: usize, packed: &'a [u8], norms: &'a [f32]) -> (&'a [u8], &'a [f32]) {
+        let (bytes, npp) = (self.row_bytes(), self.norms_per_pos());
+        (&packed[at * bytes..(at + 1) * bytes], &norms[at * npp..(at + 1) * npp])
+    }
+
+    fn boundary_distance(&self, want: &Encoded, coordinate: usize) -> f64 {
+        codebook::boundary_distance(self.codec.bits, want.z[coordinate])
+    }
+}
+
+/// What a cache is full of before the kernel runs.
+const BYTE_BEFORE: u8 = 0xa5;
+const NORM_BEFORE: f32 = -1.0;
+
+/// Counts what is equal, excused and wrong. Places are (row, coordinate or block).
+#[derive(Default)]
+struct Tally {
+    violations: Vec<String>,
+    equal: u64,
+    next_to_boundary: u64,
+    wrong: u64,
+    ulps: [u64; NORM_ULPS as usize + 2],
+}
+
+impl Tally {
+    fn code(&mut self, (row, c): (usize, usize), got: u8, want: u8, distance: f64) {
+        if got == want {
+            self.equal += 1;
+        } else if got.abs_diff(want) == 1 && distance < BOUNDARY_MARGIN {
+            self.next_to_boundary += 1;
+        } else {
+            self.wrong += 1;
+            self.violations.push(format!(
+                "row {row} coordinate {c}: code {got}, want {want}, {distance:.1e} from a boundary"
+            ));
+        }
+    }
+
+    fn norm(&mut self, (row, block): (usize, usize), got: f32, want: f32) {
+        let ulps = if got.is_finite() { ulp_distance(got, want) } else { u32::MAX };
+        self.ulps[ulps.min(NORM_ULPS + 1) as usize] += 1;
+        if ulps > NORM_ULPS {
+            self.violations
+                .push(format!("row {row} norm {block}: {got:e}, want {want:e} ({ulps} ulp)"));
+        }
+    }
+
+    fn untouched(&mut self, row: usize, codes: &[u8], norms: &[f32]) {
+        if codes.iter().any(|&b| b != BYTE_BEFORE) || norms.iter().any(|&n| n != NORM_BEFORE) {
+            self.violations.push(format!("row {row}: no token maps to it, yet it changed"));
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        let bin = |label: &str, count| Bin { label: label.to_owned(), count };
+        let mut histogram = vec![
+            bin("codes equal", self.equal),
+            bin("codes next to a boundary", self.next_to_boundary),
+            bin("codes wrong", self.wrong),
+        ];
+        for (ulps, &count) in self.ulps.iter().enumerate() {
+            let more = if ulps > NORM_ULPS as usize { "more" } else { &ulps.to_string() };
+            histogram.push(bin(&format!("norms off by {more} ulp"), count));
+        }
+        Outcome::violations(&self.violations, "codes and norms", histogram)
+    }
+}
+
+impl super::Case for Case {
+    fn kernel(&self) -> &'static str {
+        "quantize_kv"
+    }
+
+    fn id(&self) -> String {
+        let mut id = format!(
+            "d{} {} kv{} t{} into {} at {}",
+            self.codec.head_dim.get(),
+            self.codec.rotation.name(),
+            self.num_kv_heads,
+            self.num_tokens,
+            self.capacity,
+            self.write_pos
+        );
+        if self.sliding {
+            id += " sliding";
+        }
+        if self.amplitude != 1.0 {
+            id += &format!(" x{:e}", self.amplitude);
+        }
+        if self.codec.scale_factor_d512 != 1.0 {
+            id += &format!(" sf{}", self.codec.scale_factor_d512);
+        }
+        id
+    }
+
+    fn prepare(&self) -> Result<Box<dyn Prepared>, DriverError> {
+        let rows = self.num_tokens as usize * self.num_kv_heads as usize;
+        let mut src = Gaussian::new(self.seed).normals(rows * self.codec.head_dim.as_usize());
+        src.iter_mut().for_each(|x| *x *= self.amplitude);
+        let slots = self.num_kv_heads as usize * self.capacity as usize;
+        Ok(Box::new(Data {
+            case: *self,
+            want: self.want(&src),
+            src,
+            packed_before: vec![BYTE_BEFORE; slots * self.row_bytes()],
+            norms_before: vec![NORM_BEFORE; slots * self.norms_per_pos()],
+        }))
+    }
+}
+
+struct Data {
+    case: Case,
+    src: Vec<f32>,
+    want: Vec<Option<Encoded>>,
+    packed_before: Vec<u8>,
+    norms_before: Vec<f32>,
+}
+
+impl Prepared for Data {
+    fn tape(
+        &self,
+        caps: &Caps,
+        language: Language,
+    ) -> Result<(Tape<'_>, Vec<BufferId>), DriverError> {
+        let problem = Problem { codec: self.case.codec };
+        let mut tape = Tape::default();
+        let input = tape.input("src", bytemuck::cast_slice(&self.src));
+        let packed = tape.in_out("packed", &self.packed_before);
+        let norms = tape.in_out("norms", bytemuck::cast_slice(&self.norms_before));
+        let launch = problem.launch(&self.case.params(), caps, language)?;
+        tape.step(problem.plan(caps, language)?, launch, &[input, packed, norms]);
+        Ok((tape, vec![packed, norms]))
+    }
+
+    fn judge(&self, outputs: &[&[u8]]) -> CaseResult {
+        Ok(self.case.judge(&self.want, outputs[0], &floats(outputs[1])))
+    }
+
+    fn judge_pair(&self, left: &[&[u8]], right: &[&[u8]]) -> CaseResult {
+        let (left_norms, right_norms) = (floats(left[1]), floats(right[1]));
+        let (left, right) = ((left[0], &*left_norms), (right[0], &*right_norms));
+        Ok(self.case.judge_pair(&self.want, left, right))
     }
 }

@@ -7,7 +7,6 @@ use super::manifest::{Input, Unquantised};
 use super::report::{Entry, HeadError, SourceHash, Status, Timing};
 use super::{CANARY_FACTOR, CANARY_NORM, CANARY_POSITION, Canary, Oracle, Variation};
 use crate::codec::Direction;
-use crate::contract::Language;
 use crate::driver::DriverError;
 use crate::legs::{BufferId, Leg, PackedBuffers, Recorder, Run, Tape};
 use crate::metrics::compare;
@@ -16,7 +15,6 @@ use crate::oracle::flash_attn_vec_tq::dequantizing_attention;
 use crate::oracle::max_abs_score;
 use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams};
 use crate::parity::attention_tolerance;
-use crate::source::Target;
 
 /// A negative control below this error has not failed as it must.
 pub const CONTROL_NRMSE: f64 = 0.3;
@@ -121,10 +119,7 @@ impl<'a> Singlestep<'a> {
             _ => None,
         };
         let sources = tape
-            .source_hashes(match leg.name().language() {
-                Language::Wgsl => Target::WgslNative,
-                Language::Msl => Target::Msl,
-            })
+            .source_hashes(leg.name().target())
             .into_iter()
             .map(|(label, sha256)| SourceHash { label, sha256 })
             .collect();

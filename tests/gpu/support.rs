@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock};
 use wgtq::contract::Caps;
 use wgtq::gpu::device::{AdapterReport, Gpu, Selection};
 use wgtq::legs::{Leg, LegName, Run, Tape, WgpuLeg};
-use wgtq::parity::CaseResult;
+use wgtq::parity::Case;
 
 /// A WGSL leg that plans as if the device had no subgroup operations.
 struct WithoutSubgroups(WgpuLeg);
@@ -49,7 +49,7 @@ pub fn without_gpu() -> bool {
 }
 
 /// Runs a case on every leg and fails with the case, the leg and the worst element.
-pub fn check<C: std::fmt::Debug>(case: &C, run: impl Fn(&C, &mut dyn Leg) -> CaseResult) {
+pub fn check(case: &impl Case) {
     if without_gpu() {
         return;
     }
@@ -59,8 +59,7 @@ pub fn check<C: std::fmt::Debug>(case: &C, run: impl Fn(&C, &mut dyn Leg) -> Cas
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     for (label, leg) in &mut legs.0 {
-        let outcome = run(case, leg.as_mut());
-        match outcome {
+        match case.run(leg.as_mut()) {
             Ok(o) => assert!(
                 o.pass(),
                 "leg {label}: error {:.3e} over tolerance {:.3e}: {}\n{case:#?}",
