@@ -7,7 +7,8 @@ use super::{Leg, LegName};
 use crate::contract::{Access, Caps, Plan};
 use crate::driver::DriverError;
 use crate::gpu::device::AdapterReport;
-use crate::msl::dispatch::{Buffer, Finding, LaneOrder, Mode, Request, run};
+use crate::msl::dispatch::{Buffer, LaneOrder, Mode, Request, run};
+use crate::msl::findings::Finding;
 use crate::msl::naga_msl::translate;
 use crate::msl::toolchain::{Build, Compiled, Toolchain};
 use crate::source::{Target, assemble};
@@ -30,6 +31,10 @@ pub struct MslHostLeg {
     pub order: LaneOrder,
     /// What the checker found, over all tapes played.
     pub findings: Vec<Finding>,
+    /// The most threadgroup memory that a dispatch used, in bytes.
+    pub max_threadgroup_bytes: u64,
+    /// CPU time of the dispatches.
+    pub cpu: Duration,
 }
 
 /// A compiled kernel with what its dispatch needs beside the contract's buffers.
@@ -72,6 +77,8 @@ impl MslHostLeg {
             mode: Mode::Fast,
             order: LaneOrder::Ascending,
             findings: Vec::new(),
+            max_threadgroup_bytes: 0,
+            cpu: Duration::ZERO,
         })
     }
 
@@ -164,6 +171,8 @@ impl MslHostLeg {
             }
         }
         self.findings.extend(response.findings);
+        self.max_threadgroup_bytes = self.max_threadgroup_bytes.max(response.threadgroup_bytes);
+        self.cpu += response.cpu;
         Ok(())
     }
 }
