@@ -74,6 +74,22 @@ static void report_conflict(const Access &earlier, const Access &later, Space sp
     if (c.found) report(c.kind, c.what, address, pc, &earlier);
 }
 
+// Reads of threadgroup memory that nobody had written, by address, the first of each byte. If an
+// unordered write follows, the two are a race, reported as one: that the read came first was an
+// accident of this run. What is left when the threadgroup ends was never written in time.
+static std::map<const char *, Access> g_early_reads;
+static void drop_early_read(const char *address, const Access &write) {
+    auto read = g_early_reads.find(address);
+    if (read != g_early_reads.end() && conflict(read->second, write, Space::threadgroup).found) g_early_reads.erase(read);
+}
+void report_early_reads() {
+    for (auto &read : g_early_reads) {
+        set_current_thread(read.second.thread);
+        report(Kind::uninitialized_read, "nothing in this threadgroup wrote this before", read.first, (uintptr_t)g_kernel_image.begin + read.second.pc, nullptr);
+    }
+    g_early_reads.clear();
+}
+
 // Remembers a read. Two are enough: a writer that is one of the readers conflicts with the other.
 // A read that a fence already orders before this one may go; a read by another threadgroup stays,
 // as nothing ever orders it.
@@ -96,12 +112,9 @@ static void check_bytes(Region &region, const char *address, size_t size, bool w
             if (cell->other_read.group != me.group) cell->other_read.group = 0;
             if (cell->write.group != me.group) {
                 cell->write.group = 0;
-                if (!write) {
-                    report(Kind::uninitialized_read, "nothing in this threadgroup wrote this before", address + i, pc, nullptr);
-                    cell->write = me; // one report a byte
-                    continue;
-                }
+                if (!write) g_early_reads.emplace(address + i, me);
             }
+            if (write && !g_early_reads.empty()) drop_early_read(address + i, me);
         }
         report_conflict(cell->write, me, region.space, address + i, pc);
         if (write) {

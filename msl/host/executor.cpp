@@ -9,7 +9,7 @@
 //     host_main.cpp executor.cpp checker.cpp -ldl -lm
 // Kernel, fast:
 //   clang++-19 -std=c++14 -O2 -fsigned-char -fdeclspec -fPIC -shared -gline-tables-only
-//     -gdwarf-4 -march=x86-64-v3 -ffp-contract=off -Xclang -ffloat16-excess-precision=none
+//     -march=x86-64-v3 -ffp-contract=off -Xclang -ffloat16-excess-precision=none
 //     -Wno-c++17-extensions -Wno-unknown-attributes -I. -o kernel.so kernel.cpp -lm
 // Kernel, checked:
 //   the same with -O1 in place of -O2, and
@@ -18,7 +18,6 @@
 //     -fsanitize=local-bounds -fsanitize-trap=local-bounds
 //     -fsanitize=alignment,integer-divide-by-zero,shift-exponent,float-cast-overflow
 //     -fsanitize-recover=alignment,integer-divide-by-zero,shift-exponent,float-cast-overflow
-// DWARF 4, because addr2line loses inlined frames of version 5; llvm-symbolizer reads either.
 // macOS: clang++ -dynamiclib -undefined dynamic_lookup for a kernel; for a checked one compile
 // with -c and link in a second step without -fsanitize, or the driver adds its own runtime.
 #include "executor.h"
@@ -247,9 +246,16 @@ void msl_rt_barrier(uint32_t op, uint32_t flags, msl_site site) {
     if (flags & MSL_FENCE_THREADGROUP) fences[(int)Space::threadgroup]++;
 }
 
+static bool whole_quads(uint32_t lanes, uint32_t count) {
+    for (uint32_t first = 0; first < count; first += 4) {
+        uint32_t quad = (count - first < 4 ? (1u << (count - first)) - 1 : 15u) << first;
+        if ((lanes & quad) && (lanes & quad) != quad) return false;
+    }
+    return true;
+}
 // No lane can run, but some wait at a simdgroup operation: the rest returned, waits at a barrier
 // or at another operation. Lets the group at the first of those operations go on alone, as a GPU
-// would with inactive lanes, and says so.
+// would with inactive lanes, and says so. A quadgroup operation needs no more than whole quads.
 static bool release_diverged(Simdgroup &sg) {
     Fibre *lead = nullptr;
     uint32_t waiting = 0, at_barrier = 0, lanes = 0, here = 0;
@@ -267,7 +273,8 @@ static bool release_diverged(Simdgroup &sg) {
         lanes |= 1u << i;
         here++;
     }
-    if (here < sg.count) { // else: all came after another group had gone first
+    bool enough = lead->op == MSL_OP_QUAD ? whole_quads(lanes, sg.count) : here == sg.count;
+    if (!enough) { // else: all came after another group had gone first
         Finding finding{Kind::divergent_simd, "simdgroup operation with " + std::to_string(here) + " of " + std::to_string(sg.count) + " lanes (" +
                                                   std::to_string(sg.done) + " returned, " + std::to_string(at_barrier) + " at a threadgroup_barrier, " +
                                                   std::to_string(waiting - here) + " at another simdgroup operation)"};
@@ -326,6 +333,7 @@ static void report_barrier(uint32_t done) {
         Finding finding{Kind::divergent_barrier, "threads of one threadgroup wait at different barriers, the other at line " + std::to_string(other->site.line)};
         finding.site = first->site;
         finding.other_line = other->site.line;
+        finding.other_column = other->site.column;
         add_finding(finding);
     }
     if (done) {
@@ -363,7 +371,10 @@ static void run_threadgroup() {
         }
         uint32_t done = 0;
         for (uint32_t i = 0; i < g_simdgroups; i++) done += g_groups[i].done;
-        if (done == g_threads) return;
+        if (done == g_threads) {
+            report_early_reads();
+            return;
+        }
         report_barrier(done);
         for (Fibre *f = g_fibres; f < g_fibres + g_threads; f++) {
             if (f->state == FibreState::at_barrier) f->state = FibreState::ready;
@@ -378,7 +389,9 @@ static sigjmp_buf g_escape;
 void add_finding(Finding finding) {
     for (const Finding &f : g_findings) {
         bool same_site = f.site.line == finding.site.line && f.site.column == finding.site.column;
-        if (f.kind == finding.kind && same_site && f.pc == finding.pc && f.other_pc == finding.other_pc) return;
+        bool same_pair = f.pc == finding.pc && f.other_pc == finding.other_pc;
+        bool swapped = f.other_pc && f.pc == finding.other_pc && f.other_pc == finding.pc;
+        if (f.kind == finding.kind && same_site && (same_pair || swapped)) return;
     }
     if (g_findings.size() >= 64) return;
     for (int d = 0; d < 3; d++) {
@@ -387,6 +400,7 @@ void add_finding(Finding finding) {
     }
     g_findings.push_back(finding);
 }
+void set_current_thread(uint32_t index) { g_fibre = &g_fibres[index]; }
 void abort_dispatch() { siglongjmp(g_escape, 1); }
 
 // Only kernel code faults on purpose, and it holds no lock of the allocator, so building a
@@ -434,12 +448,12 @@ static void catch_faults() {
 }
 
 // ---- One dispatch ----
-static bool make_fibres() {
+static bool make_fibres(uint32_t count) {
     size_t size = STACK_SIZE + g_page;
     void *p = mmap(nullptr, size * MAX_THREADS, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return false;
     g_stacks = (char *)p;
-    for (uint32_t i = 0; i < MAX_THREADS; i++) {
+    for (uint32_t i = 0; i < count; i++) {
         g_fibres[i].stack = g_stacks + size * i + g_page;
         mprotect(g_stacks + size * i, g_page, PROT_NONE);
         // Tops at different distances from the page: the same variable of 32 lanes would
@@ -536,7 +550,7 @@ std::string run_dispatch(Dispatch &d, Outcome &outcome) {
     g_descending = d.descending;
     g_kernel = d.kernel;
     g_fibre = &g_fibres[0];
-    if (!reserve_slots(largest) || !make_fibres()) return "no address space for the buffers and stacks";
+    if (!reserve_slots(largest) || !make_fibres((uint32_t)threads)) return "no address space for the buffers and stacks";
     std::vector<char *> placed(d.buffers.size(), nullptr);
     std::string problem = bind_arguments(d, placed);
     if (!problem.empty()) return problem;
@@ -561,6 +575,7 @@ std::string run_dispatch(Dispatch &d, Outcome &outcome) {
     }
     set_fp_mode(mode);
     g_running = g_instrumented = false;
+    report_early_reads(); // of a dispatch that was left early
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
 
     outcome.cpu_ns = (uint64_t)(end.tv_sec - begin.tv_sec) * 1000000000u + (uint64_t)end.tv_nsec - (uint64_t)begin.tv_nsec;

@@ -27,7 +27,7 @@ struct Finding {
     std::string message;
     msl_site site{nullptr, 0, 0};
     uintptr_t pc = 0, other_pc = 0;
-    uint32_t other_line = 0;
+    uint32_t other_line = 0, other_column = 0;
     uint32_t threadgroup[3] = {0, 0, 0}, thread[3] = {0, 0, 0};
     int buffer = -1;
     bool has_offset = false;
@@ -110,4 +110,8 @@ Region *region_at(const char *address); // the region whose slot holds the addre
 std::string describe(const char *address, Finding &finding); // also sets buffer and offset
 void run_lowest_pc(uintptr_t pc); // lockstep: the lane with the lowest pc goes first
 
-void *new_shadow(size_t bytes); // checker.cpp: cells for that many bytes
+void set_current_thread(uint32_t index); // whom findings name
+
+// checker.cpp
+void *new_shadow(size_t bytes); // cells for that many bytes
+void report_early_reads();      // at the end of a threadgroup

@@ -24,8 +24,10 @@
 //   u32 status: 0 ok (findings or not), 1 kernel not found, 2 bad request
 //   str message, empty for status 0
 //   str JSON
-//     run: array of findings, each {kind, message, file, line, column, kernel, threadgroup: [3],
-//       thread: [3], buffer, offset, other_line}; the last three and the position may be null.
+//     run: array of findings, each {kind, message, file, line, column, pc, other_pc, other_line,
+//       other_column, kernel, threadgroup: [3], thread: [3], buffer, offset}. The position and that
+//       of the other access are given by lines or by addresses in the object's file, which the
+//       caller looks up in its line table; null or 0: not known.
 //       kind: out_of_bounds, readonly_write, uninitialized_read, data_race, missing_fence,
 //       lockstep_reliance, divergent_barrier, divergent_simd, misaligned, undefined_arithmetic
 //     list: array of kernels, each {name, function, arguments: [{name, attribute, type, kind,
@@ -136,104 +138,19 @@ static std::string list_json() {
     return out + "]";
 }
 
-// ---- Addresses to lines ----
-// By the tools that come with a compiler, and only when there is a finding: reading line tables
-// here would be more code than the executor.
-static std::string shell_quoted(const std::string &s) {
-    std::string out = "'";
-    for (char c : s) out += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    return out + "'";
-}
-struct Place {
-    std::string file;
-    uint32_t line = 0, column = 0;
-};
-// "file:line", "file:line:column" or "file:line (discriminator 1)".
-static Place parse_place(std::string text) {
-    Place place;
-    size_t end = text.find(" (");
-    if (end != std::string::npos) text.resize(end);
-    uint32_t numbers[2] = {0, 0};
-    int count = 0;
-    while (count < 2) {
-        size_t colon = text.rfind(':');
-        if (colon == std::string::npos || colon + 1 == text.size() || text.find_first_not_of("0123456789", colon + 1) != std::string::npos) break;
-        numbers[count++] = (uint32_t)strtoul(text.c_str() + colon + 1, nullptr, 10);
-        text.resize(colon);
-    }
-    if (!count || text.empty() || text[0] == '?') return place;
-    place.file = text;
-    place.line = count == 2 ? numbers[1] : numbers[0];
-    place.column = count == 2 ? numbers[0] : 0;
-    return place;
-}
-// Tools print the address, then one line for each inlined frame, the innermost first. The first
-// frame outside the shim is the line of the kernel's author.
-static bool run_symbolizer(const std::string &command, const std::string &shim, std::vector<Place> &places) {
-    FILE *pipe = popen((command + " 2>/dev/null").c_str(), "r");
-    if (!pipe) return false;
-    char line[4096];
-    std::vector<Place> found;
-    while (fgets(line, sizeof line, pipe)) {
-        std::string text(line, strcspn(line, "\n"));
-        if (text.compare(0, 2, "0x") == 0) found.emplace_back();
-        else if (!found.empty() && !found.back().line) {
-            Place place = parse_place(text);
-            if (place.line && (shim.empty() || place.file.compare(0, shim.size(), shim) != 0)) found.back() = place;
-        }
-    }
-    if (pclose(pipe) != 0 || found.size() != places.size()) return false;
-    places = found;
-    return true;
-}
-static std::map<uintptr_t, Place> symbolize(const std::string &object, const std::string &shim) {
-    std::map<uintptr_t, Place> result;
-    for (auto &f : g_findings) {
-        if (f.pc) result[f.pc];
-        if (f.other_pc) result[f.other_pc];
-    }
-    if (result.empty()) return result;
-    std::string in_file, loaded;
-    char hex[32];
-    for (auto &r : result) {
-        snprintf(hex, sizeof hex, " 0x%lx", (unsigned long)(r.first - g_kernel_image.base));
-        in_file += hex;
-    }
-    std::vector<Place> places(result.size());
-    std::string name = shell_quoted(object);
-    bool done = false;
-    for (const char *tool : {"llvm-symbolizer-19", "llvm-symbolizer"}) {
-        if (!done) done = run_symbolizer(std::string(tool) + " --functions=none --addresses --inlines --obj=" + name + in_file, shim, places);
-    }
-    if (!done) run_symbolizer("addr2line -a -i -e " + name + in_file, shim, places);
-    size_t i = 0;
-    for (auto &r : result) r.second = places[i++];
-    return result;
-}
-
-static std::string findings_json(const std::string &kernel, const std::string &object, const std::string &shim) {
+static uint64_t in_image(uintptr_t pc) { return pc ? pc - g_kernel_image.base : 0; }
+static std::string findings_json(const std::string &kernel) {
     static const char *const kinds[] = {"out_of_bounds",     "readonly_write",    "uninitialized_read", "data_race",  "missing_fence",
                                         "lockstep_reliance", "divergent_barrier", "divergent_simd",     "misaligned", "undefined_arithmetic"};
-    auto places = symbolize(object, shim);
     std::string out = "[";
-    std::vector<uint32_t> misaligned_lines;
     for (auto &f : g_findings) {
-        Place place;
-        bool in_shim = f.site.file && !shim.empty() && !strncmp(f.site.file, shim.c_str(), shim.size());
-        if (f.site.file && !in_shim) place = Place{f.site.file, f.site.line, f.site.column};
-        else if (f.pc) place = places[f.pc];
-        if (f.kind == Kind::misaligned) { // two instruments look for it
-            bool known = false;
-            for (uint32_t line : misaligned_lines) known |= line == place.line;
-            if (known) continue;
-            misaligned_lines.push_back(place.line);
-        }
-        uint32_t other = f.other_pc ? places[f.other_pc].line : f.other_line;
         if (out.size() > 1) out += ",";
-        out += "{\"kind\":" + quoted(kinds[(int)f.kind]) + ",\"message\":" + quoted(f.message) + ",\"file\":" + (place.line ? quoted(place.file) : "null") +
-               ",\"line\":" + number_or_null(place.line, place.line) + ",\"column\":" + number_or_null(place.column, place.column) + ",\"kernel\":" + quoted(kernel) +
-               ",\"threadgroup\":" + triple(f.threadgroup) + ",\"thread\":" + triple(f.thread) + ",\"buffer\":" + number_or_null(f.buffer >= 0, f.buffer) +
-               ",\"offset\":" + number_or_null(f.has_offset, f.offset) + ",\"other_line\":" + number_or_null(other, other) + "}";
+        out += "{\"kind\":" + quoted(kinds[(int)f.kind]) + ",\"message\":" + quoted(f.message) + ",\"file\":" + (f.site.file ? quoted(f.site.file) : "null") +
+               ",\"line\":" + std::to_string(f.site.line) + ",\"column\":" + std::to_string(f.site.column) + ",\"pc\":" + std::to_string(in_image(f.pc)) +
+               ",\"other_pc\":" + std::to_string(in_image(f.other_pc)) + ",\"other_line\":" + std::to_string(f.other_line) +
+               ",\"other_column\":" + std::to_string(f.other_column) + ",\"kernel\":" + quoted(kernel) + ",\"threadgroup\":" + triple(f.threadgroup) +
+               ",\"thread\":" + triple(f.thread) + ",\"buffer\":" + number_or_null(f.buffer >= 0, f.buffer) +
+               ",\"offset\":" + number_or_null(f.has_offset, f.offset) + "}";
     }
     return out + "]";
 }
@@ -312,11 +229,5 @@ int main(int argc, char **argv) {
     Outcome outcome{};
     problem = run_dispatch(dispatch, outcome);
     if (!problem.empty()) return refuse(BAD_REQUEST, problem);
-    std::string shim;
-    if (auto *file = (const char *)dlsym(object, "msl_shim_file")) {
-        shim = file;
-        size_t slash = shim.rfind('/');
-        shim.resize(slash == std::string::npos ? 0 : slash + 1);
-    }
-    return respond(OK, "", findings_json(name, path, shim), outcome, dispatch.buffers);
+    return respond(OK, "", findings_json(name), outcome, dispatch.buffers);
 }

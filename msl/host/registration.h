@@ -4,14 +4,12 @@
 #pragma once
 #pragma clang system_header
 
-extern "C" {
-extern const char msl_shim_file[]; // tells lines of the shim from lines of the kernel
-__attribute__((visibility("default"), used)) const char msl_shim_file[] = __FILE__;
 #ifdef MSL_CHECK
+extern "C" {
 extern const int msl_built_with_checks;
 __attribute__((visibility("default"), used)) const int msl_built_with_checks = 1;
-#endif
 }
+#endif
 
 // ---- Function constants, set when the object is loaded ----
 #define is_function_constant_defined(x) (x##__fcdef)
@@ -90,7 +88,8 @@ template <class... A, void (*f)(A...)> struct msl_function<void (*)(A...), f> {
     static struct msl_registration_##id {                                                                \
         msl_kernel entry;                                                                                \
         msl_registration_##id() {                                                                        \
-            typedef msl_function<decltype(&MSL_FN_##id), &MSL_FN_##id> Function;                         \
+            /* From the global scope: a kernel may have the name of a function of namespace metal. */   \
+            typedef msl_function<decltype(&::MSL_FN_##id), &::MSL_FN_##id> Function;                     \
             static_assert(Function::count == parameter_count, "the parameters were not all recognised"); \
             Function::describe(msl_args_##id);                                                           \
             entry = {host_name, function_name, parameter_count, msl_args_##id, Function::call};          \

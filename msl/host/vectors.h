@@ -29,9 +29,27 @@ template <class T, int N> struct vec;
         for (int i = 0; i < N; i++) r.d[i] = a.d[i] op b.d[i];           \
         return r;                                                        \
     }
+// The compiler checks the alignment of a reference that it binds, and of nothing in a trivial copy.
+// Copies that are functions would keep a vector out of unions, so a file with a union has none.
+#if defined(MSL_CHECK) && !defined(MSL_HAS_UNION)
+#define MSL_COPIES(N)                                                                                           \
+    constexpr vec(const vec &o) : d{} { *this = o; }                                                            \
+    constexpr vec &operator=(const vec &o) {                                                                    \
+        if (__builtin_is_constant_evaluated()) {                                                                \
+            for (int i = 0; i < N; i++) d[i] = o.d[i];                                                          \
+        } else {                                                                                                \
+            __builtin_memcpy((void *)this, &o, sizeof o);                                                       \
+        }                                                                                                       \
+        return *this;                                                                                           \
+    }
+#else
+#define MSL_COPIES(N)
+#endif
+
 #define MSL_VECTOR_BODY(N)                                                                                      \
     typedef T element_type;                                                                                     \
     vec() = default;                                                                                            \
+    MSL_COPIES(N)                                                                                               \
     template <class U> explicit constexpr vec(const vec<U, N> &o) {                                             \
         for (int i = 0; i < N; i++) d[i] = (T)o.d[i];                                                           \
     }                                                                                                           \

@@ -1,12 +1,15 @@
 //! `wgtq msl`: anybody's Metal kernels, on this machine.
 
+mod show;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use wgtq::driver::{DriverError, Outputs};
-use wgtq::msl::dispatch::{self, Finding, LaneOrder, Mode, Response};
+use wgtq::msl::dispatch::{self, LaneOrder, Mode, Response};
+use wgtq::msl::findings::Finding;
 use wgtq::msl::prescan::Lint;
 use wgtq::msl::spec::Spec;
 use wgtq::msl::toolchain::{Build, Toolchain};
@@ -71,6 +74,21 @@ struct Report {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lint: Vec<Lint>,
     outputs: Vec<OutputFile>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    threadgroup_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timing: Option<Timing>,
+}
+
+/// Where the time went, in milliseconds.
+#[derive(Debug, Serialize)]
+struct Timing {
+    /// From the source text to a kernel that can be loaded: little if it is cached.
+    compile_ms: f64,
+    /// From starting the host's process to its answer.
+    run_ms: f64,
+    /// CPU time of the dispatch alone.
+    cpu_ms: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -142,7 +160,7 @@ impl Dispatch {
         if self.json {
             super::print(&super::pretty(&report)?);
         } else {
-            show(&report);
+            show::show(&report);
         }
         Ok(ExitCode::from(match report.status {
             "clean" => 0,
@@ -156,6 +174,7 @@ impl Dispatch {
         let folder = self.dispatch.parent().unwrap_or(Path::new(""));
         let order = if self.descending { LaneOrder::Descending } else { LaneOrder::Ascending };
         let request = spec.request(folder, mode, order, Duration::from_secs(self.timeout))?;
+        let start = Instant::now();
         let toolchain = Toolchain::find()?;
         let build = if mode.checked() { Build::Checked } else { Build::Fast };
         let name = self.file.display().to_string();
@@ -166,10 +185,23 @@ impl Dispatch {
                 ..Report::failed("compile_error", "Apple's compiler would refuse this".to_owned())
             });
         }
-        let response = dispatch::run(&toolchain.host()?, &compiled.object, &request)?;
-        let outputs = self.write(&spec, &response)?;
-        let status = if response.findings.is_empty() { "clean" } else { "findings" };
-        Ok(Report { status, message: None, findings: response.findings, lint: Vec::new(), outputs })
+        let host = toolchain.host()?;
+        let compile = start.elapsed();
+        let response = dispatch::run(&host, &compiled.object, &request)?;
+        let milliseconds = |d: Duration| (d.as_secs_f64() * 1e6).round() / 1e3;
+        Ok(Report {
+            status: if response.findings.is_empty() { "clean" } else { "findings" },
+            message: None,
+            lint: Vec::new(),
+            outputs: self.write(&spec, &response)?,
+            threadgroup_bytes: Some(response.threadgroup_bytes),
+            timing: Some(Timing {
+                compile_ms: milliseconds(compile),
+                run_ms: milliseconds(start.elapsed() - compile),
+                cpu_ms: milliseconds(response.cpu),
+            }),
+            findings: response.findings,
+        })
     }
 
     fn write(&self, spec: &Spec, response: &Response) -> Result<Vec<OutputFile>, DriverError> {
@@ -196,34 +228,8 @@ impl Report {
             findings: Vec::new(),
             lint: Vec::new(),
             outputs: Vec::new(),
+            threadgroup_bytes: None,
+            timing: None,
         }
-    }
-}
-
-fn show(report: &Report) {
-    for f in &report.findings {
-        let place = match (&f.file, f.line, f.column) {
-            (Some(file), Some(line), Some(column)) => format!("{file}:{line}:{column}"),
-            (Some(file), Some(line), None) => format!("{file}:{line}"),
-            _ => f.kernel.clone(),
-        };
-        super::print(&format!(
-            "{place}: {}: {}\n  kernel {}, threadgroup {:?}, thread {:?}",
-            f.kind, f.message, f.kernel, f.threadgroup, f.thread
-        ));
-    }
-    for l in &report.lint {
-        super::print(&format!("{}:{}:{}: {}", l.file, l.line, l.column, l.message));
-    }
-    match &report.message {
-        Some(message) => super::print(&format!("{}: {message}", report.status)),
-        None => match report.findings.len() {
-            0 => super::print(report.status),
-            1 => super::print("1 finding"),
-            n => super::print(&format!("{n} findings")),
-        },
-    }
-    for output in &report.outputs {
-        super::note(&format!("wrote {}", output.file));
     }
 }

@@ -7,7 +7,8 @@ use super::{CheckerFinding, Leg, LegName, Played};
 use crate::contract::{Access, Caps, Plan};
 use crate::driver::DriverError;
 use crate::gpu::device::AdapterReport;
-use crate::msl::dispatch::{Buffer, Finding, LaneOrder, Mode, Request, run};
+use crate::msl::dispatch::{Buffer, LaneOrder, Mode, Request, run};
+use crate::msl::findings::Finding;
 use crate::msl::naga_msl::translate;
 use crate::msl::toolchain::{Build, Compiled, Toolchain};
 use crate::source::{Target, assemble};
@@ -30,6 +31,10 @@ pub struct MslHostLeg {
     pub order: LaneOrder,
     /// What the checker found, over all tapes played.
     pub findings: Vec<Finding>,
+    /// The most threadgroup memory that a dispatch used, in bytes.
+    pub max_threadgroup_bytes: u64,
+    /// CPU time of the dispatches.
+    pub cpu: Duration,
 }
 
 /// The ways of [`Leg::play`]: lanes run ahead, from the first and from the last, and lanes that
@@ -80,6 +85,8 @@ impl MslHostLeg {
             mode: Mode::Fast,
             order: LaneOrder::Ascending,
             findings: Vec::new(),
+            max_threadgroup_bytes: 0,
+            cpu: Duration::ZERO,
         })
     }
 
@@ -172,6 +179,8 @@ impl MslHostLeg {
             }
         }
         self.findings.extend(response.findings);
+        self.max_threadgroup_bytes = self.max_threadgroup_bytes.max(response.threadgroup_bytes);
+        self.cpu += response.cpu;
         Ok(())
     }
 }

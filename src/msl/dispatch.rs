@@ -6,8 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
+use super::findings::{self, Finding};
 use crate::driver::DriverError;
 
 /// How lanes run, and whether accesses are checked.
@@ -74,34 +73,6 @@ pub struct Request {
     pub limit: Duration,
 }
 
-/// A defect that the checker found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Finding {
-    /// out_of_bounds, readonly_write, uninitialized_read, data_race, missing_fence,
-    /// lockstep_reliance, divergent_barrier, divergent_simd, misaligned or undefined_arithmetic.
-    pub kind: String,
-    /// In words.
-    pub message: String,
-    /// Source file.
-    pub file: Option<String>,
-    /// Line in it.
-    pub line: Option<u32>,
-    /// Column in it.
-    pub column: Option<u32>,
-    /// Kernel.
-    pub kernel: String,
-    /// Position of the threadgroup.
-    pub threadgroup: [u32; 3],
-    /// Position of the thread in it.
-    pub thread: [u32; 3],
-    /// Buffer index.
-    pub buffer: Option<i64>,
-    /// Byte offset in it.
-    pub offset: Option<i64>,
-    /// For a race: the line of the other access.
-    pub other_line: Option<u32>,
-}
-
 /// What came back.
 #[derive(Debug, Clone)]
 pub struct Response {
@@ -122,7 +93,7 @@ const VERSION: u32 = 1;
 /// Runs `request` with the host program on a compiled kernel.
 pub fn run(host: &Path, object: &Path, request: &Request) -> Result<Response, DriverError> {
     let bytes = exchange(host, object, encode(request), request.limit, &request.kernel)?;
-    decode(&bytes, &request.kernel)
+    decode(&bytes, host, object, &request.kernel)
 }
 
 /// Kernels of a compiled file with their argument tables, as JSON.
@@ -234,21 +205,11 @@ fn broken(kernel: &str, message: &str) -> DriverError {
     DriverError::Msl { message: format!("{kernel}: {}", crate::driver::one_line(message)) }
 }
 
-fn decode(bytes: &[u8], kernel: &str) -> Result<Response, DriverError> {
+fn decode(bytes: &[u8], host: &Path, object: &Path, kernel: &str) -> Result<Response, DriverError> {
     let mut at = Cursor::new(bytes, kernel);
     let json = at.header()?;
-    let mut findings: Vec<Finding> =
-        serde_json::from_str(&json).map_err(|e| broken(kernel, &e.to_string()))?;
-    // Line tables hold absolute paths; a reader wants the path that was given.
-    if let Ok(here) = std::env::current_dir() {
-        for finding in &mut findings {
-            let relative =
-                finding.file.as_ref().and_then(|f| Path::new(f).strip_prefix(&here).ok());
-            if let Some(relative) = relative.map(|r| r.display().to_string()) {
-                finding.file = Some(relative);
-            }
-        }
-    }
+    let seen = serde_json::from_str(&json).map_err(|e| broken(kernel, &e.to_string()))?;
+    let findings = findings::resolve(seen, host, object)?;
     let threadgroup_bytes = at.u64()?;
     let cpu = Duration::from_nanos(at.u64()?);
     let count = at.u32()?;

@@ -20,7 +20,8 @@
 //! 1. `#define MSL_SWZ_V2 ...`, then `MSL_SWZ_V3` and `MSL_SWZ_V4`: for the vector class of each
 //!    size, an item `MSL_SW2(name, i, j)`, `MSL_SW3(name, i, j, k)` or `MSL_SW4(name, i, j, k, l)`
 //!    for each swizzle in use whose components `i`.. the size has, in the alphabetical order of
-//!    names and separated by spaces. Then `#include "shim.h"`.
+//!    names and separated by spaces. Then `#define MSL_HAS_UNION` if the source has a union, and
+//!    `#include "shim.h"`.
 //! 2. The source, edited. The header must define the macros
 //!    * `device`, `thread`, `threadgroup` and `kernel` as nothing, and `constant` as `const`;
 //!    * `MSL_FC(type, name, index)`, in place of a function constant with its semicolon: a

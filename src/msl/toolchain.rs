@@ -7,6 +7,7 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
+use super::compiler;
 use super::prescan::{Scanned, prescan};
 use crate::driver::{DriverError, one_line};
 
@@ -68,8 +69,8 @@ const COMMON: &[&str] = &[
     "-fPIC",
     "-shared",
     "-gline-tables-only",
-    // Binutils' addr2line loses inlined frames of newer line tables.
-    "-gdwarf-4",
+    // Findings name files as the caller does, whichever folder the object was compiled in.
+    "-fdebug-compilation-dir=.",
     "-ffp-contract=off",
     "-Xclang",
     "-ffloat16-excess-precision=none",
@@ -107,19 +108,6 @@ impl Toolchain {
             Some(named) => vec![named],
             None => ["clang++-19", "clang++-20", "clang++"].map(OsString::from).to_vec(),
         };
-        let found = candidates.iter().find_map(|name| {
-            let output = Command::new(name).arg("--version").output().ok()?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            (output.status.success() && text.contains("clang")).then(|| (PathBuf::from(name), text))
-        });
-        let Some((clang, version)) = found else {
-            return Err(DriverError::Msl {
-                message: format!(
-                    "need clang++ 19 or newer, found none (tried {candidates:?}); on Debian or \
-                     Ubuntu: apt-get install --no-install-recommends clang-19"
-                ),
-            });
-        };
         let cache = match std::env::var_os("WGTQ_CACHE") {
             Some(folder) => PathBuf::from(folder),
             None => std::env::var_os("XDG_CACHE_HOME")
@@ -128,7 +116,16 @@ impl Toolchain {
                 .unwrap_or_else(std::env::temp_dir)
                 .join("wgtq"),
         };
-        Ok(Self { clang, version: version.lines().next().unwrap_or_default().to_owned(), cache })
+        let found = candidates.iter().find_map(|name| compiler::identify(name, &cache));
+        let Some((clang, version)) = found else {
+            return Err(DriverError::Msl {
+                message: format!(
+                    "need clang++ 19 or newer, found none (tried {candidates:?}); on Debian or \
+                     Ubuntu: apt-get install --no-install-recommends clang-19"
+                ),
+            });
+        };
+        Ok(Self { clang, version, cache })
     }
 
     /// The compiler's version line.

@@ -14,6 +14,9 @@ const ERASED: [&str; 5] = ["device", "thread", "constant", "threadgroup", "kerne
 /// The whole output.
 pub(super) fn emit(unit: &Unit<'_>, edits: Vec<Edit>, kernels: &[KernelInfo]) -> String {
     let mut out = swizzle_macros(unit);
+    if (0..unit.len()).any(|i| unit.text(i) == "union") {
+        out.push_str("#define MSL_HAS_UNION\n");
+    }
     out.push_str("#include \"shim.h\"\n");
     out.push_str(&edit::apply(unit.source, edits));
     out.push('\n');
@@ -87,6 +90,14 @@ fn components(word: &str) -> Option<Vec<usize>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_union_is_announced_to_the_shim() {
+        for (source, has_union) in [("union U { int i; };", true), ("int my_union;", false)] {
+            let cpp = emit(&Unit::parse(source).unwrap(), Vec::new(), &[]);
+            assert_eq!(cpp.contains("#define MSL_HAS_UNION\n"), has_union, "{source}");
+        }
+    }
 
     #[test]
     fn swizzles_are_listed_where_the_vector_has_the_components() {
