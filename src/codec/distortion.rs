@@ -12,12 +12,12 @@ impl Codec {
     /// random direction (as iid Gaussian coordinates have), without norm correction.
     ///
     /// Exact for this codebook: a coordinate of a block of d, scaled to RMS 1, has the density
-    /// `(1 - z^2 / d)^((d - 3) / 2)`. At 5 and fewer bits that is within 1 % of what a codebook made
-    /// for d would reach.
+    /// `(1 - z^2 / d)^((d - 3) / 2)`. Up to 5 bits that is within 1 % of what a codebook made for d
+    /// would reach.
     pub fn expected_mse(&self) -> f64 {
         let d = f64::from(self.head_dim.norm_block());
         let (encode, decode) = (self.encode_scale(1.0), self.decode_scale(1.0));
-        // Per coordinate, a block's norm of 1 is an RMS of `1 / sqrt(d)`, or of 1 where norms are RMS.
+        // A norm of 1 is an RMS of `1 / sqrt(d)`, or of 1 where norms are RMS.
         let rms = if self.head_dim.norms_per_pos() == 1 { 1.0 / d.sqrt() } else { 1.0 };
         let (encode, decode) = (encode * rms, decode / rms);
         let density = |z: f64| (1.0 - z * z / d).max(0.0).powf(0.5 * (d - 3.0));
