@@ -156,10 +156,15 @@ pub fn list(backend: Option<Backend>) -> Vec<AdapterReport> {
     adapters(backends).iter().map(AdapterReport::of).collect()
 }
 
+/// Whether `WGTQ_GPU=none` leaves out what needs a GPU.
+pub fn turned_off() -> bool {
+    std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none")
+}
+
 impl Gpu {
     /// Opens the best adapter that `selection` allows, with the features and limits it has.
     pub fn open(selection: &Selection) -> Result<Self, DriverError> {
-        if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        if turned_off() {
             let message = "WGTQ_GPU=none is set, and this needs a GPU".to_owned();
             return Err(DriverError::Gpu { message });
         }
@@ -170,7 +175,7 @@ impl Gpu {
         let Some(adapter) = matching else {
             let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
             if names.is_empty() {
-                return Err(DriverError::no_adapter());
+                return Err(DriverError::NoAdapter);
             }
             return Err(DriverError::Argument {
                 flag: "--adapter",

@@ -1,5 +1,6 @@
 //! Legs: who can execute a kernel. A driver writes a [`Tape`] once and any leg plays it.
 
+mod availability;
 #[cfg(feature = "msl-host")]
 mod msl_host;
 mod recorder;
@@ -10,6 +11,7 @@ mod wgpu_leg;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use availability::{Availability, Status, availability};
 #[cfg(feature = "msl-host")]
 pub use msl_host::MslHostLeg;
 pub use recorder::{PackedBuffers, Recorder};
@@ -42,6 +44,18 @@ pub enum LegName {
 }
 
 impl LegName {
+    /// Every leg that this build has.
+    pub const ALL: &[Self] = &[
+        Self::Wgsl,
+        Self::WgslTrusted,
+        Self::WgslSpirv,
+        Self::Msl,
+        #[cfg(feature = "msl-host")]
+        Self::MslHost,
+        #[cfg(feature = "msl-host")]
+        Self::WgslNagaMsl,
+    ];
+
     /// The name as written.
     pub const fn as_str(self) -> &'static str {
         match self {
