@@ -24,6 +24,7 @@ enum Command {
     Adapters(cmd::adapters::Args),
     Synth(cmd::synth::Args),
     Msl(cmd::msl::Args),
+    Kernels(cmd::kernels::Args),
     Schema(cmd::schema::Args),
     #[command(hide = true)]
     Gate(cmd::gate::Args),
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Synth(args) => args.run(),
         Command::Sweep(args) => args.run(),
         Command::Msl(args) => args.run(),
+        Command::Kernels(args) => args.run(),
         Command::Schema(args) => args.run(),
         Command::Gate(args) => args.run(),
     };

@@ -3,6 +3,7 @@
 
 pub mod adapters;
 pub mod gate;
+pub mod kernels;
 pub mod msl;
 mod multistep;
 pub mod replay;

@@ -4,7 +4,7 @@ mod availability;
 #[cfg(feature = "msl-host")]
 mod msl_host;
 mod recorder;
-mod spirv;
+pub(crate) mod spirv;
 mod tape;
 mod wgpu_leg;
 
