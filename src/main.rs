@@ -22,6 +22,7 @@ enum Command {
     Replay(cmd::replay::Args),
     Sweep(cmd::sweep::Args),
     Adapters(cmd::adapters::Args),
+    Doctor(cmd::doctor::Args),
     Synth(cmd::synth::Args),
     Msl(cmd::msl::Args),
     Kernels(cmd::kernels::Args),
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Replay(args) => args.run(),
         Command::Adapters(args) => args.run(),
+        Command::Doctor(args) => args.run(),
         Command::Synth(args) => args.run(),
         Command::Sweep(args) => args.run(),
         Command::Msl(args) => args.run(),

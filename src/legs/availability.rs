@@ -106,20 +106,24 @@ fn on_gpu(leg: LegName, gpu: &Result<Gpu, DriverError>) -> Availability {
         Err(error) => return no_gpu(leg, error),
     };
     let report = &gpu.report;
+    let on = format!("{} ({})", report.name, report.backend);
     match needed {
         Some(backend) if report.backend != backend => Availability::no(
             leg,
             Status::Unsupported,
-            format!("needs a {backend} adapter, found {}", report.line()),
-            format!("choose one with --backend {backend}"),
+            format!("needs a {backend} adapter, found {on}"),
+            match hidden_drivers() {
+                Some((name, _)) => format!("unset {name}"),
+                None => format!("choose one with --backend {backend}"),
+            },
         ),
         Some(_) if !report.passthrough => Availability::no(
             leg,
             Status::Unsupported,
-            format!("needs PASSTHROUGH_SHADERS, which {} lacks", report.line()),
+            format!("needs PASSTHROUGH_SHADERS, which {on} lacks"),
             "choose another adapter with --adapter NAME",
         ),
-        _ => Availability::yes(leg, report.line()),
+        _ => Availability::yes(leg, on),
     }
 }
 
@@ -132,17 +136,19 @@ const fn elsewhere() -> &'static str {
     }
 }
 
+/// A variable that names the only Vulkan drivers to look for.
+fn hidden_drivers() -> Option<(&'static str, String)> {
+    let set = |name| Some((name, std::env::var_os(name)?.to_string_lossy().into_owned()));
+    ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"].into_iter().find_map(set)
+}
+
 fn no_gpu(leg: LegName, error: &DriverError) -> Availability {
     match error {
         DriverError::NoAdapter => {
-            let hidden = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES"]
-                .into_iter()
-                .find_map(|name| Some((name, std::env::var_os(name)?)));
-            let (reason, hint) = match hidden {
-                Some((name, value)) => (
-                    format!("no GPU adapter found, with {name}={}", value.to_string_lossy()),
-                    format!("unset {name}"),
-                ),
+            let (reason, hint) = match hidden_drivers() {
+                Some((name, value)) => {
+                    (format!("no GPU adapter found, with {name}={value}"), format!("unset {name}"))
+                }
                 None => ("no GPU adapter found".to_owned(), install(Part::Vulkan)),
             };
             Availability::no(leg, Status::Missing, reason, hint)

@@ -99,6 +99,18 @@ const CHECKED: &[&str] = &[
 const STUB_HEADERS: [&str; 5] =
     ["metal_stdlib", "simd/simd.h", "metal_simdgroup", "metal_simdgroup_matrix", "metal_atomic"];
 
+/// Where compiled kernels are kept: `WGTQ_CACHE`, else `wgtq` in the user's cache folder.
+pub fn cache_folder() -> PathBuf {
+    match std::env::var_os("WGTQ_CACHE") {
+        Some(folder) => PathBuf::from(folder),
+        None => std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("wgtq"),
+    }
+}
+
 impl Toolchain {
     /// Finds clang (`WGTQ_CXX`, else clang++-19 or clang++ on the PATH) and the cache
     /// (`WGTQ_CACHE`, else the user's cache folder).
@@ -120,15 +132,13 @@ impl Toolchain {
                 ),
             });
         };
-        let cache = match std::env::var_os("WGTQ_CACHE") {
-            Some(folder) => PathBuf::from(folder),
-            None => std::env::var_os("XDG_CACHE_HOME")
-                .map(PathBuf::from)
-                .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
-                .unwrap_or_else(std::env::temp_dir)
-                .join("wgtq"),
-        };
+        let cache = cache_folder();
         Ok(Self { clang, version: version.lines().next().unwrap_or_default().to_owned(), cache })
+    }
+
+    /// The compiler.
+    pub fn program(&self) -> &Path {
+        &self.clang
     }
 
     /// The compiler's version line.
