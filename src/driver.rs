@@ -65,6 +65,12 @@ pub enum DriverError {
         /// What happened.
         message: String,
     },
+    /// No adapter at all.
+    #[error(
+        "GPU: no GPU adapter found; on Debian or Ubuntu without a GPU driver: \
+         apt-get install mesa-vulkan-drivers (Vulkan in software)"
+    )]
+    NoAdapter,
     /// A kernel wrote outside its output, or left a part of it unwritten.
     #[error("{kernel}: output `{buffer}`: {message}")]
     Output {
@@ -100,16 +106,7 @@ pub enum DriverError {
     Library(#[from] crate::Error),
 }
 
-/// What to do about a machine on which wgpu finds nothing.
-const HOW_TO_GET_ONE: &str = "no GPU adapter found; on Debian or Ubuntu without a GPU driver: \
-    apt-get install mesa-vulkan-drivers (Vulkan in software)";
-
 impl DriverError {
-    /// No adapter at all, with what to install.
-    pub fn no_adapter() -> Self {
-        Self::Gpu { message: HOW_TO_GET_ONE.to_owned() }
-    }
-
     /// 1 for an argument, file or manifest; 2 for the GPU and what runs on it.
     pub const fn exit_code(&self) -> u8 {
         match self {
@@ -120,6 +117,7 @@ impl DriverError {
             | Self::Size { .. } => 1,
             Self::Library(crate::Error::Param { .. }) => 1,
             Self::Gpu { .. }
+            | Self::NoAdapter
             | Self::Output { .. }
             | Self::Msl { .. }
             | Self::MslSource { .. }

@@ -5,6 +5,8 @@ pub mod contract;
 #[cfg(feature = "driver")]
 pub mod driver;
 mod error;
+#[cfg(feature = "export")]
+pub mod export;
 #[cfg(feature = "wgpu")]
 pub mod gpu;
 pub mod kernels;

@@ -22,8 +22,10 @@ enum Command {
     Replay(cmd::replay::Args),
     Sweep(cmd::sweep::Args),
     Adapters(cmd::adapters::Args),
+    Doctor(cmd::doctor::Args),
     Synth(cmd::synth::Args),
     Msl(cmd::msl::Args),
+    Kernels(cmd::kernels::Args),
     Schema(cmd::schema::Args),
     #[command(hide = true)]
     Gate(cmd::gate::Args),
@@ -38,9 +40,11 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Replay(args) => args.run(),
         Command::Adapters(args) => args.run(),
+        Command::Doctor(args) => args.run(),
         Command::Synth(args) => args.run(),
         Command::Sweep(args) => args.run(),
         Command::Msl(args) => args.run(),
+        Command::Kernels(args) => args.run(),
         Command::Schema(args) => args.run(),
         Command::Gate(args) => args.run(),
     };

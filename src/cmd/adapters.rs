@@ -28,7 +28,7 @@ impl Args {
             return Ok(ExitCode::SUCCESS);
         }
         if adapters.is_empty() {
-            return Err(DriverError::no_adapter());
+            return Err(DriverError::NoAdapter);
         }
         let header = [
             "adapter",

@@ -2,7 +2,10 @@
 //! to stderr; colours only where a terminal reads them.
 
 pub mod adapters;
+pub mod doctor;
 pub mod gate;
+pub mod kernels;
+mod machine;
 pub mod msl;
 mod multistep;
 pub mod replay;

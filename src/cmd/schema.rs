@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use wgtq::driver::DriverError;
+use wgtq::export::KernelContract;
 use wgtq::sweep::{audit, multistep};
 
 /// Print the JSON schema of a report.
@@ -19,6 +20,8 @@ enum Which {
     Audit,
     /// The JSON of a multistep run
     Multistep,
+    /// The contract beside an exported kernel
+    Kernel,
 }
 
 impl Args {
@@ -27,6 +30,7 @@ impl Args {
         let schema = match self.report {
             Which::Audit => schemars::schema_for!(audit::Audit),
             Which::Multistep => schemars::schema_for!(multistep::Report),
+            Which::Kernel => schemars::schema_for!(KernelContract),
         };
         super::print(&super::pretty(&schema)?);
         Ok(ExitCode::SUCCESS)

@@ -156,10 +156,26 @@ pub fn list(backend: Option<Backend>) -> Vec<AdapterReport> {
     adapters(backends).iter().map(AdapterReport::of).collect()
 }
 
+/// Every adapter of this machine, best first, with its measured subgroup width, or why it does not
+/// open.
+pub fn probe(backend: Option<Backend>) -> Vec<(AdapterReport, Option<DriverError>)> {
+    let backends = backend.map_or(wgpu::Backends::all(), Backend::flags);
+    let open = |adapter: &wgpu::Adapter| match Gpu::on(adapter) {
+        Ok(gpu) => (gpu.report, None),
+        Err(error) => (AdapterReport::of(adapter), Some(error)),
+    };
+    adapters(backends).iter().map(open).collect()
+}
+
+/// Whether `WGTQ_GPU=none` leaves out what needs a GPU.
+pub fn turned_off() -> bool {
+    std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none")
+}
+
 impl Gpu {
     /// Opens the best adapter that `selection` allows, with the features and limits it has.
     pub fn open(selection: &Selection) -> Result<Self, DriverError> {
-        if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        if turned_off() {
             let message = "WGTQ_GPU=none is set, and this needs a GPU".to_owned();
             return Err(DriverError::Gpu { message });
         }
@@ -170,7 +186,7 @@ impl Gpu {
         let Some(adapter) = matching else {
             let names: Vec<String> = all.iter().map(|a| a.get_info().name).collect();
             if names.is_empty() {
-                return Err(DriverError::no_adapter());
+                return Err(DriverError::NoAdapter);
             }
             return Err(DriverError::Argument {
                 flag: "--adapter",
@@ -178,6 +194,11 @@ impl Gpu {
                 found: names.join(", "),
             });
         };
+        Self::on(adapter)
+    }
+
+    /// Opens `adapter` and measures its subgroup width.
+    fn on(adapter: &wgpu::Adapter) -> Result<Self, DriverError> {
         let features = adapter.features()
             & (wgpu::Features::SUBGROUP
                 | wgpu::Features::SHADER_F16

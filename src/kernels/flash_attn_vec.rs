@@ -69,6 +69,14 @@ pub enum KvType {
 }
 
 impl KvType {
+    /// `f32` or `f16`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+        }
+    }
+
     /// Bytes of one element.
     pub const fn bytes(self) -> u64 {
         match self {

@@ -1,16 +1,18 @@
 //! Legs: who can execute a kernel. A driver writes a [`Tape`] once and any leg plays it.
 
+mod availability;
 #[cfg(feature = "msl-host")]
 mod msl_host;
 mod played;
 mod recorder;
-mod spirv;
+pub(crate) mod spirv;
 mod tape;
 mod wgpu_leg;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+pub use availability::{Availability, Status, availability};
 #[cfg(feature = "msl-host")]
 pub use msl_host::MslHostLeg;
 pub use played::{CheckerFinding, Played};
@@ -45,6 +47,18 @@ pub enum LegName {
 }
 
 impl LegName {
+    /// Every leg that this build has.
+    pub const ALL: &[Self] = &[
+        Self::Wgsl,
+        Self::WgslTrusted,
+        Self::WgslSpirv,
+        Self::Msl,
+        #[cfg(feature = "msl-host")]
+        Self::MslHost,
+        #[cfg(feature = "msl-host")]
+        Self::WgslNagaMsl,
+    ];
+
     /// The name as written.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::source::parse_wgsl;
 
 /// SPIR-V words of a plan's WGSL. No bounds checks, as in hand-written shaders.
-pub(super) fn compile(plan: &Plan) -> Result<Vec<u32>> {
+pub(crate) fn compile(plan: &Plan) -> Result<Vec<u32>> {
     use naga::back::spv;
 
     let (module, info) = parse_wgsl(plan)?;

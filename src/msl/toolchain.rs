@@ -100,6 +100,18 @@ const CHECKED: &[&str] = &[
 const STUB_HEADERS: [&str; 5] =
     ["metal_stdlib", "simd/simd.h", "metal_simdgroup", "metal_simdgroup_matrix", "metal_atomic"];
 
+/// Where compiled kernels are kept: `WGTQ_CACHE`, else `wgtq` in the user's cache folder.
+pub fn cache_folder() -> PathBuf {
+    match std::env::var_os("WGTQ_CACHE") {
+        Some(folder) => PathBuf::from(folder),
+        None => std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("wgtq"),
+    }
+}
+
 impl Toolchain {
     /// Finds clang (`WGTQ_CXX`, else clang++-19 or clang++ on the PATH) and the cache
     /// (`WGTQ_CACHE`, else the user's cache folder).
@@ -108,14 +120,7 @@ impl Toolchain {
             Some(named) => vec![named],
             None => ["clang++-19", "clang++-20", "clang++"].map(OsString::from).to_vec(),
         };
-        let cache = match std::env::var_os("WGTQ_CACHE") {
-            Some(folder) => PathBuf::from(folder),
-            None => std::env::var_os("XDG_CACHE_HOME")
-                .map(PathBuf::from)
-                .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
-                .unwrap_or_else(std::env::temp_dir)
-                .join("wgtq"),
-        };
+        let cache = cache_folder();
         let found = candidates.iter().find_map(|name| compiler::identify(name, &cache));
         let Some((clang, version)) = found else {
             return Err(DriverError::Msl {
@@ -126,6 +131,11 @@ impl Toolchain {
             });
         };
         Ok(Self { clang, version, cache })
+    }
+
+    /// The compiler.
+    pub fn program(&self) -> &Path {
+        &self.clang
     }
 
     /// The compiler's version line.

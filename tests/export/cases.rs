@@ -1,0 +1,261 @@
+//! One dispatch of each kernel: fields, inputs, and the oracle's judgement of what comes out.
+
+use wgtq::codec::{Bits, Codec, Direction, HeadDim, Ring, Rotation};
+use wgtq::export::Variant;
+use wgtq::kernels::flash_attn_vec::KvType;
+use wgtq::kernels::{
+    dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_kv,
+};
+use wgtq::oracle;
+use wgtq::oracle::dequantize_kv::PackedRows;
+use wgtq::oracle::flash_attn_vec::DenseRows;
+use wgtq::params::*;
+use wgtq::parity::{self, ATTENTION_NRMSE, Outcome, PackedCache, judge};
+use wgtq::rng::Gaussian;
+
+use crate::client::{Buffers, Fields, Number};
+
+/// A dispatch with its judge.
+pub struct Case {
+    pub variant: Variant,
+    pub fields: Fields<'static>,
+    pub inputs: Buffers,
+    pub judge: Box<dyn Fn(&Buffers) -> Outcome>,
+}
+
+pub const D: u32 = 128;
+const KV_HEADS: u32 = 2;
+const HEADS: u32 = 6;
+const CAPACITY: u32 = 48;
+const LENGTH: u32 = 41;
+const START: u32 = 19;
+
+fn head_dim() -> HeadDim {
+    HeadDim::new(D).unwrap()
+}
+
+fn codec() -> Codec {
+    Codec::new(head_dim(), Bits::new(4).unwrap(), Rotation::Srht)
+}
+
+fn bytes<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
+    bytemuck::cast_slice(values).to_vec()
+}
+
+fn floats(buffers: &Buffers, name: &str) -> Vec<f32> {
+    bytemuck::pod_collect_to_vec(&buffers[name])
+}
+
+fn named<const N: usize>(buffers: [(&str, Vec<u8>); N]) -> Buffers {
+    buffers.into_iter().map(|(name, bytes)| (name.to_owned(), bytes)).collect()
+}
+
+fn integers<const N: usize>(fields: [(&'static str, u32); N]) -> Fields<'static> {
+    fields.into_iter().map(|(name, value)| (name, Number::U32(value))).collect()
+}
+
+/// A case of every kernel.
+pub fn all() -> Vec<Case> {
+    vec![rotation(), encode(), decode(), attend_packed(), attend_dense(), reduce()]
+}
+
+fn rotation() -> Case {
+    let rows = 21;
+    let x = Gaussian::new(1).normals((rows * D) as usize);
+    let (rotation, direction) = (Rotation::Srht, Direction::Inverse);
+    let want = oracle::fwht::rotate_rows(rotation, direction, D as usize, &x);
+    Case {
+        variant: Variant::Fwht(fwht::Problem { head_dim: head_dim(), rotation, direction }),
+        fields: integers([("head_dim", D), ("num_heads", rows)]),
+        inputs: named([("data", bytes(&x))]),
+        judge: Box::new(move |out| {
+            judge(&floats(out, "data"), &want, D as usize, 9.0 * parity::ROUNDOFF)
+        }),
+    }
+}
+
+fn encode() -> Case {
+    let case = parity::quantize_kv::Case {
+        codec: codec(),
+        num_kv_heads: KV_HEADS,
+        num_tokens: 13,
+        capacity: CAPACITY,
+        write_pos: 40,
+        sliding: true,
+        amplitude: 1.0,
+        seed: 2,
+    };
+    let x = Gaussian::new(case.seed).normals((case.num_tokens * KV_HEADS * D) as usize);
+    let slots = (KV_HEADS * CAPACITY) as usize;
+    let mut fields = integers([
+        ("head_dim", D),
+        ("num_kv_heads", KV_HEADS),
+        ("write_pos", case.write_pos),
+        ("cache_capacity", CAPACITY),
+        ("is_sliding", 1),
+        ("rms_probe_enabled", 0),
+        ("num_tokens", case.num_tokens),
+    ]);
+    fields.insert("scale_factor_d512", Number::F32(1.0));
+    Case {
+        variant: Variant::QuantizeKv(quantize_kv::Problem { codec: codec() }),
+        fields,
+        inputs: named([
+            ("src", bytes(&x)),
+            ("packed", vec![0xa5; slots * D as usize / 2]),
+            ("norms", bytes(&vec![-1f32; slots])),
+        ]),
+        judge: Box::new(move |out| case.judge(&x, &out["packed"], &floats(out, "norms"))),
+    }
+}
+
+fn cache(seed: u64) -> PackedCache {
+    let rows = Gaussian::new(seed).normals((KV_HEADS * LENGTH * D) as usize);
+    let ring = Ring::new(CAPACITY, START, LENGTH).unwrap();
+    PackedCache::encode(&codec(), ring, KV_HEADS, &rows, seed)
+}
+
+fn decode() -> Case {
+    let cache = cache(3);
+    let params = DequantizeKvParams {
+        head_dim: D,
+        num_kv_heads: KV_HEADS,
+        read_pos: START,
+        cache_capacity: CAPACITY,
+        norms_per_pos: 1,
+        scale_factor_d512: 1.0,
+        num_tokens: LENGTH,
+        dst_token_stride: KV_HEADS * D,
+        dst_head_stride: D,
+    };
+    let want = oracle::dequantize_kv::dequantize_kv(&codec(), &params, &cache.packed, &cache.norms)
+        .unwrap();
+    let mut fields = integers([
+        ("head_dim", D),
+        ("num_kv_heads", KV_HEADS),
+        ("read_pos", START),
+        ("cache_capacity", CAPACITY),
+        ("norms_per_pos", 1),
+        ("num_tokens", LENGTH),
+        ("dst_token_stride", KV_HEADS * D),
+        ("dst_head_stride", D),
+    ]);
+    fields.insert("scale_factor_d512", Number::F32(1.0));
+    Case {
+        variant: Variant::DequantizeKv(dequantize_kv::Problem { codec: codec() }),
+        fields,
+        inputs: named([("packed", cache.packed), ("norms", bytes(&cache.norms))]),
+        judge: Box::new(move |out| {
+            judge(&floats(out, "dst"), &want, D as usize, 6.0 * parity::ROUNDOFF)
+        }),
+    }
+}
+
+fn attention() -> (FlashAttnVecTqParams, Fields<'static>) {
+    let params = FlashAttnVecTqParams {
+        n_heads: HEADS,
+        n_kv_heads: KV_HEADS,
+        head_dim: D,
+        kv_seq_len: LENGTH,
+        kv_capacity: CAPACITY,
+        scale: 0.09,
+        mask_type: MASK_SLIDING,
+        sliding_window: 33,
+        softcap: 30.0,
+        nwg: 1,
+        ring_start: START,
+        scale_factor_d512: 1.0,
+    };
+    let mut fields = integers([
+        ("n_heads", HEADS),
+        ("n_kv_heads", KV_HEADS),
+        ("head_dim", D),
+        ("kv_seq_len", LENGTH),
+        ("kv_capacity", CAPACITY),
+        ("mask_type", MASK_SLIDING),
+        ("sliding_window", 33),
+        ("nwg", 1),
+        ("ring_start", START),
+    ]);
+    fields.insert("scale", Number::F32(params.scale));
+    fields.insert("softcap", Number::F32(params.softcap));
+    fields.insert("scale_factor_d512", Number::F32(1.0));
+    (params, fields)
+}
+
+fn attend_packed() -> Case {
+    let (params, fields) = attention();
+    let (k, v) = (cache(4), cache(5));
+    let q = Gaussian::new(6).normals((HEADS * D) as usize);
+    let rows = |c| rows_of(c);
+    let want =
+        oracle::flash_attn_vec_tq::flash_attn_vec_tq(&params, &q, rows(&k), rows(&v)).unwrap();
+    Case {
+        variant: Variant::FlashAttnVecTq(flash_attn_vec_tq::Problem {
+            codec: codec(),
+            num_heads: HEADS / KV_HEADS,
+            num_kv_heads: 1,
+        }),
+        fields,
+        inputs: named([
+            ("q", bytes(&q)),
+            ("k_packed", k.packed),
+            ("k_norms", bytes(&k.norms)),
+            ("v_packed", v.packed),
+            ("v_norms", bytes(&v.norms)),
+        ]),
+        judge: Box::new(move |out| judge(&floats(out, "dst"), &want, D as usize, ATTENTION_NRMSE)),
+    }
+}
+
+fn rows_of(cache: &PackedCache) -> PackedRows<'_> {
+    PackedRows { codec: codec(), capacity: CAPACITY, packed: &cache.packed, norms: &cache.norms }
+}
+
+fn attend_dense() -> Case {
+    let (params, mut fields) = attention();
+    fields.remove("scale_factor_d512");
+    let mut rng = Gaussian::new(7);
+    let mut dense = || -> Vec<half::f16> {
+        let values = rng.normals((KV_HEADS * CAPACITY * D) as usize);
+        values.iter().map(|&x| half::f16::from_f32(x)).collect()
+    };
+    let (k, v) = (dense(), dense());
+    let q = rng.normals((HEADS * D) as usize);
+    let want = oracle::flash_attn_vec::flash_attn_vec(
+        &params.into(),
+        &q,
+        DenseRows::F16(&k),
+        DenseRows::F16(&v),
+    )
+    .unwrap();
+    Case {
+        variant: Variant::FlashAttnVec(flash_attn_vec::Problem {
+            head_dim: head_dim(),
+            kv_type: KvType::F16,
+            num_heads: HEADS / KV_HEADS,
+            num_kv_heads: 1,
+        }),
+        fields,
+        inputs: named([("q", bytes(&q)), ("k", bytes(&k)), ("v", bytes(&v))]),
+        judge: Box::new(move |out| judge(&floats(out, "dst"), &want, D as usize, ATTENTION_NRMSE)),
+    }
+}
+
+fn reduce() -> Case {
+    let params = FlashAttnVecReduceParams { nrows: 5, nwg: 7 };
+    let values = partials_floats(params.nrows, D, params.nwg) as usize;
+    let mut partials = Gaussian::new(8).normals(values);
+    // The sums of the splits are positive; the rest may be anything.
+    let sums = (params.nrows * D * params.nwg) as usize;
+    partials[sums..].iter_mut().step_by(2).for_each(|s| *s = s.abs() + 1.0);
+    let want = oracle::flash_attn_vec_reduce::flash_attn_vec_reduce(&params, D, &partials).unwrap();
+    Case {
+        variant: Variant::FlashAttnVecReduce(flash_attn_vec_reduce::Problem {
+            head_dim: head_dim(),
+        }),
+        fields: integers([("nrows", params.nrows), ("nwg", params.nwg)]),
+        inputs: named([("partials", bytes(&partials))]),
+        judge: Box::new(move |out| judge(&floats(out, "dst"), &want, D as usize, ATTENTION_NRMSE)),
+    }
+}

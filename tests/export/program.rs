@@ -1,0 +1,77 @@
+//! `wgtq kernels` from outside.
+
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+fn wgtq(arguments: &[&str]) -> Output {
+    Command::cargo_bin("wgtq").unwrap().args(arguments).output().unwrap()
+}
+
+#[test]
+fn export_writes_code_and_contract_side_by_side() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let out = folder.path().to_str().unwrap();
+    for (target, kernels) in [("wgsl-browser", 8), ("msl", 8), ("spirv", 8), ("hlsl", 8)] {
+        let output = wgtq(&[
+            "kernels",
+            "export",
+            "--target",
+            target,
+            "--head-dim",
+            "64,512",
+            "--rotation",
+            "srht",
+            "--kernel",
+            "fwht,quantize_kv,flash_attn_vec_reduce",
+            "--out",
+            out,
+            "--json",
+        ]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let contracts: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(contracts.len(), kernels, "{target}");
+        for contract in contracts {
+            let path = folder.path().join(contract["file"].as_str().unwrap());
+            let hash = Sha256::digest(std::fs::read(&path).unwrap());
+            let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
+            assert_eq!(contract["sha256"], hash, "{}", path.display());
+            let beside = std::fs::read(path.with_extension("json")).unwrap();
+            assert_eq!(serde_json::from_slice::<Value>(&beside).unwrap(), contract);
+        }
+    }
+}
+
+#[test]
+fn wrong_flags_are_named_and_write_nothing() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let out = folder.path().join("new");
+    for (flags, word) in [
+        (&["--target", "glsl", "--head-dim", "64"][..], "glsl"),
+        (&["--target", "msl", "--head-dim", "65"], "65"),
+        (&["--target", "msl", "--head-dim", "64", "--bits", "9"], "bits"),
+        (&["--target", "msl", "--head-dim", "64", "--kernel", "sdpa"], "sdpa"),
+        (&["--target", "msl", "--head-dim", "64", "--ratio", "0"], "ratio"),
+        (&["--target", "msl", "--head-dim", "64", "--subgroup-size", "none"], "32 for MSL"),
+        (&["--target", "hlsl", "--head-dim", "64", "--subgroup-size", "12"], "power of two"),
+        (&["--target", "hlsl"], "--head-dim"),
+    ] {
+        let arguments = [&["kernels", "export", "--out", out.to_str().unwrap()], flags].concat();
+        let output = wgtq(&arguments);
+        assert_eq!(output.status.code(), Some(1), "{flags:?}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert!(message.contains(word), "{flags:?}: {message}");
+        assert!(!out.exists(), "{flags:?}");
+    }
+}
+
+#[test]
+fn list_names_every_kernel() {
+    let output = wgtq(&["kernels", "list", "--json"]);
+    let listed: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<&str> = listed.iter().map(|k| k["kernel"].as_str().unwrap()).collect();
+    let all: Vec<&str> = wgtq::kernels::ALL.iter().map(|c| c.stem).collect();
+    assert_eq!(names, all);
+}
