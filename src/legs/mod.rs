@@ -2,10 +2,14 @@
 
 #[cfg(feature = "msl-host")]
 mod msl_host;
+#[cfg(feature = "msl-host")]
+mod original;
 mod recorder;
 mod spirv;
 mod tape;
 mod wgpu_leg;
+#[cfg(feature = "msl-host")]
+mod witness;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -15,10 +19,14 @@ pub use msl_host::MslHostLeg;
 pub use recorder::{PackedBuffers, Recorder};
 pub use tape::{BufferId, POISON, Run, Tape};
 pub use wgpu_leg::WgpuLeg;
+#[cfg(feature = "msl-host")]
+pub use witness::{Played, Witness};
 
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
 use crate::gpu::device::{AdapterReport, Selection};
+use crate::params::MAX_SPLITS;
+use crate::source::Target;
 
 /// A leg's name on the command line and in reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, JsonSchema)]
@@ -74,6 +82,19 @@ impl LegName {
             _ => Ok(Box::new(WgpuLeg::open(self, selection)?)),
         }
     }
+
+    /// Opens the leg; `msl-host` with the original Metal files of `msl_dir`, if that is given.
+    #[cfg(feature = "msl-host")]
+    pub fn open_with(
+        self,
+        selection: &Selection,
+        msl_dir: Option<&std::path::Path>,
+    ) -> Result<Box<dyn Leg>, DriverError> {
+        match (self, msl_dir) {
+            (Self::MslHost, Some(folder)) => Ok(Box::new(MslHostLeg::with_originals(folder)?)),
+            _ => self.open(selection),
+        }
+    }
 }
 
 /// Something that plays tapes.
@@ -84,6 +105,22 @@ pub trait Leg {
     fn caps(&self) -> Caps;
     /// The machine behind it.
     fn adapter(&self) -> &AdapterReport;
+    /// Most splits of a row that its kernels take.
+    fn max_splits(&self) -> u32 {
+        MAX_SPLITS
+    }
+    /// Whether it runs original Metal files, with their known limits, in place of this project's.
+    fn runs_originals(&self) -> bool {
+        false
+    }
+    /// What a checker found, over all tapes played, a line each.
+    fn findings(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Label and SHA-256 of every distinct source text that it runs for `tape`.
+    fn source_hashes(&mut self, tape: &Tape<'_>) -> Result<Vec<(String, String)>, DriverError> {
+        Ok(tape.source_hashes(Target::of(self.name().language())))
+    }
     /// Plays `tape`: all steps in order, then the outputs.
     fn run(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError>;
 }

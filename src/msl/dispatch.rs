@@ -24,9 +24,9 @@ pub enum Mode {
 }
 
 impl Mode {
-    /// Whether the kernel must be built with checks.
+    /// Whether the kernel must be built with checks: lockstep, too, is kept at every access.
     pub const fn checked(self) -> bool {
-        matches!(self, Self::CheckStrict | Self::CheckLockstep)
+        !matches!(self, Self::Fast)
     }
 }
 
@@ -100,6 +100,15 @@ pub struct Finding {
     pub offset: Option<i64>,
     /// For a race: the line of the other access.
     pub other_line: Option<u32>,
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let (Some(file), Some(line)) = (&self.file, self.line) {
+            write!(f, "{file}:{line}: ")?;
+        }
+        write!(f, "{} in {}: {}", self.kind, self.kernel, self.message)
+    }
 }
 
 /// What came back.

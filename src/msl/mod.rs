@@ -2,6 +2,7 @@
 
 pub mod dispatch;
 pub mod naga_msl;
+pub mod original;
 pub mod prescan;
 pub mod spec;
 pub mod toolchain;
