@@ -226,7 +226,7 @@ impl Fit<'_> {
         match binding.access {
             Access::Uniform => {
                 let bytes = &self.published.params;
-                if !bytes.contains(&argument.size) || argument.size % 4 != 0 {
+                if !bytes.contains(&argument.size) || !argument.size.is_multiple_of(4) {
                     let (least, most) = (bytes.start(), bytes.end());
                     return misfit(&format!("a block of {least} to {most} bytes"));
                 }
