@@ -93,6 +93,30 @@ pub enum DriverError {
         /// What happened.
         message: String,
     },
+    /// An original Metal file lacks a kernel, or its argument table does not fit the contract.
+    #[error("{}: {entry}: {argument}: need {needed}, found {found}", file.display())]
+    Original {
+        /// The file, or the folder that was searched.
+        file: PathBuf,
+        /// The published entry point.
+        entry: String,
+        /// The argument, by index and name.
+        argument: String,
+        /// What the contract needs.
+        needed: String,
+        /// What the file has.
+        found: String,
+    },
+    /// No original was ever published for what was asked.
+    #[error("{kernel}: published for {published} only, found {found}")]
+    Unpublished {
+        /// The kernel.
+        kernel: &'static str,
+        /// What it is published for.
+        published: &'static str,
+        /// What was asked.
+        found: String,
+    },
     /// A kernel on the host did not end.
     #[error("{kernel}: still running after {seconds} s")]
     MslTimeout {
@@ -121,6 +145,8 @@ impl DriverError {
             | Self::Output { .. }
             | Self::Msl { .. }
             | Self::MslSource { .. }
+            | Self::Original { .. }
+            | Self::Unpublished { .. }
             | Self::MslTimeout { .. }
             | Self::Library(_) => 2,
         }

@@ -14,6 +14,16 @@ pub enum Target {
     Msl,
 }
 
+impl Target {
+    /// The native target of a language.
+    pub const fn of(language: Language) -> Self {
+        match language {
+            Language::Wgsl => Self::WgslNative,
+            Language::Msl => Self::Msl,
+        }
+    }
+}
+
 /// Assembled shader text with the origin of its lines.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {

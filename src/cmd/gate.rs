@@ -7,7 +7,7 @@ use wgtq::gpu::device::Selection;
 use wgtq::legs::LegName;
 use wgtq::sweep::gates::Gate;
 
-use super::GpuArgs;
+use super::{GpuArgs, MslArgs};
 
 /// Run one gate of the production sweep.
 #[derive(Debug, clap::Args)]
@@ -19,12 +19,14 @@ pub struct Args {
     leg: LegName,
     #[command(flatten)]
     gpu: GpuArgs,
+    #[command(flatten)]
+    msl: MslArgs,
 }
 
 impl Args {
     /// Runs the sub-command.
     pub fn run(self) -> Result<ExitCode, DriverError> {
-        let mut leg = self.leg.open(&Selection::from(self.gpu))?;
+        let mut leg = self.msl.open(self.leg, &Selection::from(self.gpu))?;
         super::note(&format!("adapter: {}", leg.adapter().line()));
         let checked = self.gate.check(leg.as_mut())?;
         super::print(&checked.lines.join("\n"));

@@ -14,7 +14,7 @@ pub mod sweep;
 pub mod synth;
 
 use std::io::{IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ use wgtq::gpu::device::{Backend, Selection};
 use wgtq::legs::{Leg, LegName};
 
 /// Flags that choose a GPU.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct GpuArgs {
     /// Only adapters whose name contains this
     #[arg(long, value_name = "NAME")]
@@ -57,6 +57,71 @@ impl GpuArgs {
     }
 }
 
+/// The flag that chooses whose Metal kernels leg `msl-host` runs.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MslArgs {
+    /// Run the original Metal files of this folder, found by their published entry points, in place
+    /// of this project's (leg msl-host)
+    #[arg(long, value_name = "DIR")]
+    msl_dir: Option<PathBuf>,
+}
+
+impl MslArgs {
+    /// Refuses the flag where no leg would use it.
+    pub fn check(&self, legs: &[LegName]) -> Result<(), DriverError> {
+        if self.msl_dir.is_none() || legs.contains(&LegName::MslHost) {
+            return Ok(());
+        }
+        let found: Vec<&str> = legs.iter().map(|l| l.as_str()).collect();
+        Err(DriverError::Argument {
+            flag: "--msl-dir",
+            need: "--leg msl-host".to_owned(),
+            found: format!("--leg {}", found.join(",")),
+        })
+    }
+
+    /// Opens a leg.
+    pub fn open(
+        &self,
+        name: LegName,
+        selection: &Selection,
+    ) -> Result<Box<dyn Leg + Send>, DriverError> {
+        name.open_with(selection, self.msl_dir.as_deref())
+    }
+}
+
+/// The legs of a run, as flags name them.
+pub struct Legs<'a> {
+    pub names: &'a [LegName],
+    pub gpu: GpuArgs,
+    pub msl: MslArgs,
+}
+
+impl Legs<'_> {
+    /// Opens every leg that is named, once each.
+    pub fn open(&self) -> Result<Vec<Box<dyn Leg + Send>>, DriverError> {
+        let selection = Selection::from(self.gpu.clone());
+        let mut legs: Vec<Box<dyn Leg + Send>> = Vec::new();
+        for name in self.names {
+            if legs.iter().all(|leg| leg.name() != *name) {
+                let leg = self.msl.open(*name, &selection)?;
+                note(&format!("leg {} on {}", name.as_str(), leg.adapter().line()));
+                legs.push(leg);
+            }
+        }
+        Ok(legs)
+    }
+
+    /// The same choices as flags, for a subprocess that runs one leg.
+    pub fn flags(&self, leg: LegName) -> Vec<String> {
+        let mut flags = self.gpu.flags();
+        if let Some(folder) = self.msl.msl_dir.as_ref().filter(|_| leg == LegName::MslHost) {
+            flags.extend(["--msl-dir".to_owned(), folder.display().to_string()]);
+        }
+        flags
+    }
+}
+
 /// A rotation as a flag.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 pub enum RotationArg {
@@ -74,22 +139,6 @@ impl From<RotationArg> for Rotation {
             RotationArg::Srht => Self::Srht,
         }
     }
-}
-
-/// Opens every leg that is named, once each.
-pub fn open_legs(
-    names: &[LegName],
-    selection: &Selection,
-) -> Result<Vec<Box<dyn Leg>>, DriverError> {
-    let mut legs: Vec<Box<dyn Leg>> = Vec::new();
-    for name in names {
-        if legs.iter().all(|leg| leg.name() != *name) {
-            let leg = name.open(selection)?;
-            note(&format!("leg {} on {}", name.as_str(), leg.adapter().line()));
-            legs.push(leg);
-        }
-    }
-    Ok(legs)
 }
 
 /// The output path less one trailing `.json`.

@@ -4,16 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use wgtq::driver::{DriverError, Outputs, check_writable};
-use wgtq::gpu::device::Selection;
-use wgtq::legs::LegName;
 use wgtq::sweep::multistep;
 
 /// Runs the four positions on every leg; writes `<out>.json` and `<out>.md`.
 pub fn run(
     out: &Path,
     seed: u64,
-    legs: &[LegName],
-    selection: &Selection,
+    legs: super::Legs<'_>,
     json_out: bool,
 ) -> Result<ExitCode, DriverError> {
     let stem = super::stem(out);
@@ -21,7 +18,7 @@ pub fn run(
         (PathBuf::from(format!("{stem}.json")), PathBuf::from(format!("{stem}.md")));
     check_writable(&json)?;
     check_writable(&markdown)?;
-    let mut legs = super::open_legs(legs, selection)?;
+    let mut legs = legs.open()?;
     let bar = super::spinner();
     let report = multistep::run(&mut legs, seed, |what| bar.set_message(what.to_owned()))?;
     bar.finish_and_clear();

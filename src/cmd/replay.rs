@@ -8,13 +8,13 @@ use wgtq::driver::{DriverError, Outputs, check_writable};
 use wgtq::gpu::device::Selection;
 use wgtq::legs::LegName;
 use wgtq::replay::manifest::Input;
-use wgtq::replay::report::{CodecReport, Entry, Report, SCHEMA, ShapeReport, Status};
+use wgtq::replay::report::{CodecReport, Entry, Report, SCHEMA, ShapeReport};
 use wgtq::replay::singlestep::{Request, Singlestep};
 use wgtq::replay::{Canary, Oracle, Variation};
 use wgtq::sweep::REGISTERED_SEED;
 use wgtq::sweep::production::Plan;
 
-use super::GpuArgs;
+use super::{GpuArgs, MslArgs};
 
 /// Replay decode steps through the kernels and compare them with the f64 oracles.
 ///
@@ -67,6 +67,8 @@ pub struct Args {
     leg: Vec<LegName>,
     #[command(flatten)]
     gpu: GpuArgs,
+    #[command(flatten)]
+    msl: MslArgs,
     /// Print the JSON report on stdout instead of the table
     #[arg(long)]
     json: bool,
@@ -142,21 +144,23 @@ impl Args {
     /// Runs the sub-command.
     pub fn run(self) -> Result<ExitCode, DriverError> {
         self.check_flags()?;
+        self.msl.check(&self.leg)?;
         match self.mode() {
             Mode::Singlestep => self.run_singlestep(),
             Mode::Multistep => {
                 let seed = self.seed.unwrap_or(REGISTERED_SEED);
-                super::multistep::run(&self.out, seed, &self.leg, &self.gpu.into(), self.json)
+                let legs = super::Legs { names: &self.leg, gpu: self.gpu, msl: self.msl };
+                super::multistep::run(&self.out, seed, legs, self.json)
             }
             Mode::ProductionFaithful => {
                 let plan = Plan::registered(self.session.unwrap_or_else(|| "wgtq".to_owned()));
                 let request = super::sweep::Request {
                     out: &self.out,
                     html: self.html.as_deref(),
-                    legs: &self.leg,
                     json: self.json,
                 };
-                super::sweep::run(&plan, &request, self.gpu)
+                let legs = super::Legs { names: &self.leg, gpu: self.gpu, msl: self.msl };
+                super::sweep::run(&plan, &request, legs)
             }
         }
     }
@@ -190,7 +194,7 @@ impl Args {
                 continue;
             }
             bar.set_message(format!("running leg {}", name.as_str()));
-            let mut leg = name.open(&selection)?;
+            let mut leg = self.msl.open(name, &selection)?;
             let replayed = single.run(leg.as_mut())?;
             let bin = files.bin(name, entries.is_empty());
             entries.push(Entry { bin_path: bin.display().to_string(), ..replayed.entry });
@@ -211,8 +215,11 @@ impl Args {
         } else {
             show(&report, &files.json);
         }
-        let good = |e: &Entry| matches!(e.status, Status::Pass | Status::NotJudged);
-        Ok(if report.legs.iter().all(good) { ExitCode::SUCCESS } else { ExitCode::from(2) })
+        Ok(if report.legs.iter().all(|e| e.status.good()) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(2)
+        })
     }
 }
 
@@ -290,8 +297,8 @@ fn show(report: &Report, json: &Path) {
     ));
     for e in &report.legs {
         let number = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2e}"));
-        let good = matches!(e.status, Status::Pass | Status::NotJudged);
-        let color = if good { AnsiColor::Green } else { AnsiColor::Red }.on_default().bold();
+        let color =
+            if e.status.good() { AnsiColor::Green } else { AnsiColor::Red }.on_default().bold();
         let mut lines = vec![
             format!("\nleg {} on {}", e.leg.as_str(), e.adapter.line()),
             format!("  {color}{}{color:#}  {}", e.status.word(), e.reason),
@@ -301,6 +308,7 @@ fn show(report: &Report, json: &Path) {
                 number(e.max_abs_diff)
             ),
         ];
+        lines.extend(e.findings.iter().map(|f| format!("  finding: {f}")));
         if let Some(identical) = e.canary_bit_identical {
             let word = if identical { "bit for bit" } else { "NOT" };
             lines.push(format!("  output {word} that of the run without the canary"));

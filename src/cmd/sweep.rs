@@ -6,7 +6,6 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressStyle};
 use wgtq::codec::{Bits, HeadDim};
 use wgtq::driver::{DriverError, Outputs, check_writable};
-use wgtq::gpu::device::Selection;
 use wgtq::legs::LegName;
 use wgtq::sweep::audit::Audit;
 use wgtq::sweep::gates::{self, Executable, GateRecord, GateStatus};
@@ -14,7 +13,7 @@ use wgtq::sweep::production::{self, Place, Plan, Progress};
 use wgtq::sweep::verdict::Verdict;
 use wgtq::sweep::{REGISTERED_SEED, Shape, html};
 
-use super::{GpuArgs, RotationArg};
+use super::{GpuArgs, Legs, MslArgs, RotationArg};
 
 /// Sweep lengths and positions of a shape of your own, with the data, gates and report of the
 /// registered sweep (`wgtq replay --production-faithful`).
@@ -81,6 +80,8 @@ pub struct Args {
     leg: Vec<LegName>,
     #[command(flatten)]
     gpu: GpuArgs,
+    #[command(flatten)]
+    msl: MslArgs,
     /// Print the audit on stdout instead of the table
     #[arg(long)]
     json: bool,
@@ -117,26 +118,21 @@ impl Args {
             ring_wrap_window: self.sliding_window,
             seeds: if self.seeds.is_empty() { vec![REGISTERED_SEED] } else { self.seeds },
         };
-        let request = Request {
-            out: &self.out,
-            html: self.html.as_deref(),
-            legs: &self.leg,
-            json: self.json,
-        };
-        run(&plan, &request, self.gpu)
+        let request = Request { out: &self.out, html: self.html.as_deref(), json: self.json };
+        self.msl.check(&self.leg)?;
+        run(&plan, &request, Legs { names: &self.leg, gpu: self.gpu, msl: self.msl })
     }
 }
 
-/// Where a sweep goes and on what it runs.
+/// Where a sweep goes.
 pub struct Request<'a> {
     pub out: &'a Path,
     pub html: Option<&'a Path>,
-    pub legs: &'a [LegName],
     pub json: bool,
 }
 
 /// Gates, then the sweep, then the artefacts.
-pub fn run(plan: &Plan, request: &Request<'_>, gpu: GpuArgs) -> Result<ExitCode, DriverError> {
+pub fn run(plan: &Plan, request: &Request<'_>, on: Legs<'_>) -> Result<ExitCode, DriverError> {
     plan.check()?;
     let fail = |path: &Path, source| DriverError::File { path: path.to_owned(), source };
     let audit_path = request.out.join("audit.json");
@@ -145,19 +141,17 @@ pub fn run(plan: &Plan, request: &Request<'_>, gpu: GpuArgs) -> Result<ExitCode,
     if let Some(html) = request.html {
         check_writable(html)?;
     }
-    let flags = gpu.flags();
-    let selection = Selection::from(gpu);
     let mut names: Vec<LegName> = Vec::new();
-    request.legs.iter().for_each(|leg| {
+    on.names.iter().for_each(|leg| {
         if !names.contains(leg) {
             names.push(*leg);
         }
     });
     // A leg that this machine lacks is an error of the command, not a failed gate.
-    let mut legs = super::open_legs(&names, &selection)?;
+    let mut legs = on.open()?;
 
     let bar = progress_bar(plan.points() as u64);
-    let gates = run_gates(&names, &flags, &bar)?;
+    let gates = run_gates(&names, &on, &bar)?;
     let passed = gates.iter().all(|g| g.status == GateStatus::Pass);
     let audit = if passed {
         production::run(plan, &mut legs, gates, &mut Bar(&bar))?
@@ -188,7 +182,7 @@ pub fn run(plan: &Plan, request: &Request<'_>, gpu: GpuArgs) -> Result<ExitCode,
 
 fn run_gates(
     legs: &[LegName],
-    flags: &[String],
+    on: &Legs<'_>,
     bar: &ProgressBar,
 ) -> Result<Vec<GateRecord>, DriverError> {
     let executable = Executable::current()?;
@@ -196,7 +190,7 @@ fn run_gates(
     for &leg in legs {
         for gate in gates::ALL {
             bar.set_message(gate.as_str());
-            let record = executable.run(gate, leg, flags)?;
+            let record = executable.run(gate, leg, &on.flags(leg))?;
             let word = if record.status == GateStatus::Pass { "PASS" } else { "FAIL" };
             let line =
                 format!("{word} {} on {} ({} ms)", gate.as_str(), leg.as_str(), record.duration_ms);

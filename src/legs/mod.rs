@@ -3,11 +3,15 @@
 mod availability;
 #[cfg(feature = "msl-host")]
 mod msl_host;
+#[cfg(feature = "msl-host")]
+mod original;
 mod played;
 mod recorder;
 pub(crate) mod spirv;
 mod tape;
 mod wgpu_leg;
+#[cfg(feature = "msl-host")]
+mod witness;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -19,10 +23,13 @@ pub use played::{CheckerFinding, Played};
 pub use recorder::{PackedBuffers, Recorder};
 pub use tape::{BufferId, POISON, Run, Tape};
 pub use wgpu_leg::WgpuLeg;
+#[cfg(feature = "msl-host")]
+pub use witness::{Witness, Witnessed};
 
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
 use crate::gpu::device::{AdapterReport, Selection};
+use crate::params::MAX_SPLITS;
 use crate::source::Target;
 
 /// A leg's name on the command line and in reports.
@@ -83,20 +90,25 @@ impl LegName {
         }
     }
 
-    /// The dialect its texts are assembled for.
-    pub const fn target(self) -> Target {
-        match self.language() {
-            Language::Wgsl => Target::WgslNative,
-            Language::Msl => Target::Msl,
-        }
-    }
-
     /// Opens the leg.
     pub fn open(self, selection: &Selection) -> Result<Box<dyn Leg + Send>, DriverError> {
         match self {
             #[cfg(feature = "msl-host")]
             Self::MslHost | Self::WgslNagaMsl => Ok(Box::new(MslHostLeg::open(self)?)),
             _ => Ok(Box::new(WgpuLeg::open(self, selection)?)),
+        }
+    }
+
+    /// Opens the leg; `msl-host` with the original Metal files of `msl_dir`, if that is given.
+    #[cfg(feature = "msl-host")]
+    pub fn open_with(
+        self,
+        selection: &Selection,
+        msl_dir: Option<&std::path::Path>,
+    ) -> Result<Box<dyn Leg + Send>, DriverError> {
+        match (self, msl_dir) {
+            (Self::MslHost, Some(folder)) => Ok(Box::new(MslHostLeg::with_originals(folder)?)),
+            _ => self.open(selection),
         }
     }
 }
@@ -109,6 +121,22 @@ pub trait Leg {
     fn caps(&self) -> Caps;
     /// The machine behind it.
     fn adapter(&self) -> &AdapterReport;
+    /// Most splits of a row that its kernels take.
+    fn max_splits(&self) -> u32 {
+        MAX_SPLITS
+    }
+    /// Whether it runs original Metal files, with their known limits, in place of this project's.
+    fn runs_originals(&self) -> bool {
+        false
+    }
+    /// What a checker found, over all tapes played, a line each.
+    fn findings(&self) -> Vec<String> {
+        Vec::new()
+    }
+    /// Label and SHA-256 of every distinct source text that it runs for `tape`.
+    fn source_hashes(&mut self, tape: &Tape<'_>) -> Result<Vec<(String, String)>, DriverError> {
+        Ok(tape.source_hashes(Target::of(self.name().language())))
+    }
     /// Plays `tape`: all steps in order, then the outputs.
     fn run(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError>;
     /// Plays `tape` in every way that the leg has: one, or, where a checker runs it, lanes in

@@ -1,8 +1,10 @@
 //! Plays tapes on the host: native MSL, or the MSL that naga makes of the WGSL.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::tape::{BufferId, Run, Step, Tape};
+use super::original::Bound;
+use super::tape::{BufferId, Run, Step, Tape, sha256};
 use super::{CheckerFinding, Leg, LegName, Played};
 use crate::contract::{Access, Caps, Plan};
 use crate::driver::DriverError;
@@ -10,7 +12,9 @@ use crate::gpu::device::AdapterReport;
 use crate::msl::dispatch::{Buffer, LaneOrder, Mode, Request, run};
 use crate::msl::findings::Finding;
 use crate::msl::naga_msl::translate;
+use crate::msl::original::{self, Found, Originals, calls};
 use crate::msl::toolchain::{Build, Compiled, Toolchain};
+use crate::params::MAX_SPLITS;
 use crate::source::{Target, assemble};
 
 /// Time limit of one dispatch.
@@ -25,6 +29,8 @@ pub struct MslHostLeg {
     report: AdapterReport,
     kernels: Vec<(Plan, Kernel)>,
     replaced: Vec<(String, String)>,
+    originals: Option<Originals>,
+    found: Vec<(Plan, Build, Found)>,
     /// How lanes run, and whether accesses are checked.
     pub mode: Mode,
     /// Lane order.
@@ -56,6 +62,12 @@ struct Kernel {
     checked: bool,
 }
 
+/// What plays a step.
+enum Executable {
+    Own(Kernel),
+    Original(Box<Found>),
+}
+
 impl MslHostLeg {
     /// Finds the compiler and builds the host. `name` is `msl-host` or `wgsl-naga-msl`.
     pub fn open(name: LegName) -> Result<Self, DriverError> {
@@ -82,12 +94,37 @@ impl MslHostLeg {
             report,
             kernels: Vec::new(),
             replaced: Vec::new(),
+            originals: None,
+            found: Vec::new(),
             mode: Mode::Fast,
             order: LaneOrder::Ascending,
             findings: Vec::new(),
             max_threadgroup_bytes: 0,
             cpu: Duration::ZERO,
         })
+    }
+
+    /// A leg `msl-host` that runs the original Metal files of `folder` in place of this project's
+    /// kernels. Lanes keep close, as on a GPU, which originals may rely on; accesses are checked.
+    pub fn with_originals(folder: &Path) -> Result<Self, DriverError> {
+        let originals = Originals::open(folder)?;
+        let mut leg = Self::open(LegName::MslHost)?;
+        leg.report.name = format!("original MSL of {} on the host", folder.display());
+        leg.originals = Some(originals);
+        leg.mode = Mode::CheckLockstep;
+        Ok(leg)
+    }
+
+    /// The original that stands for `plan`; none where this leg runs this project's kernels.
+    pub fn original(&mut self, plan: &Plan) -> Result<Option<Found>, DriverError> {
+        let Some(originals) = &self.originals else { return Ok(None) };
+        let build = if self.mode.checked() { Build::Checked } else { Build::Fast };
+        if let Some((.., found)) = self.found.iter().find(|(p, b, _)| p == plan && *b == build) {
+            return Ok(Some(found.clone()));
+        }
+        let found = originals.find(&self.toolchain, plan, build)?;
+        self.found.push((plan.clone(), build, found.clone()));
+        Ok(Some(found))
     }
 
     /// Runs `text` in place of the kernel `stem`'s own MSL file.
@@ -172,16 +209,64 @@ impl MslHostLeg {
             buffers,
             limit: LIMIT,
         };
-        let response = run(&self.host, &kernel.compiled.object, &request)?;
-        for (place, bytes) in places.iter().zip(response.buffers) {
+        let buffers = self.send(&kernel.compiled.object, &request)?;
+        for (place, bytes) in places.iter().zip(buffers) {
             if let Some(id) = place {
                 memory[id.index()] = bytes;
             }
         }
-        self.findings.extend(response.findings);
+        Ok(())
+    }
+
+    /// Runs a request and keeps what the checker finds, each place once; the buffers after it.
+    fn send(&mut self, object: &Path, request: &Request) -> Result<Vec<Vec<u8>>, DriverError> {
+        let response = run(&self.host, object, request)?;
         self.max_threadgroup_bytes = self.max_threadgroup_bytes.max(response.threadgroup_bytes);
         self.cpu += response.cpu;
+        let place = |f: &Finding| (f.kind.clone(), f.kernel.clone(), f.file.clone(), f.line);
+        for finding in response.findings {
+            if self.findings.iter().all(|f| place(f) != place(&finding)) {
+                self.findings.push(finding);
+            }
+        }
+        Ok(response.buffers)
+    }
+
+    /// The dispatches by which an original does a step.
+    fn dispatch_original(
+        &mut self,
+        found: &Found,
+        step: &Step,
+        memory: &mut [Vec<u8>],
+    ) -> Result<(), DriverError> {
+        for call in calls(&found.published, &step.launch)? {
+            let bound = Bound::new(found, &call, step, memory);
+            let request = Request {
+                mode: self.mode,
+                order: self.order,
+                kernel: found.published.entry.clone(),
+                threadgroups: call.grid,
+                threads: [call.threads, 1, 1],
+                constants: Vec::new(),
+                threadgroup_memory: found
+                    .arguments
+                    .threadgroup
+                    .then_some((0, found.published.threadgroup_bytes))
+                    .into_iter()
+                    .collect(),
+                buffers: bound.buffers,
+                limit: LIMIT,
+            };
+            let after = self.send(&found.compiled.object, &request)?;
+            bound.places.iter().zip(after).for_each(|(place, bytes)| place.keep(bytes, memory));
+        }
         Ok(())
+    }
+
+    /// The finding that ended a dispatch of an original early, as the error of its tape.
+    fn fatal(&self) -> Option<DriverError> {
+        let fatal = self.findings.iter().find(|f| f.kind == "out_of_bounds")?;
+        Some(DriverError::Msl { message: fatal.to_string() })
     }
 }
 
@@ -198,10 +283,44 @@ impl Leg for MslHostLeg {
         &self.report
     }
 
+    fn max_splits(&self) -> u32 {
+        if self.originals.is_some() { original::MAX_SPLITS } else { MAX_SPLITS }
+    }
+
+    fn runs_originals(&self) -> bool {
+        self.originals.is_some()
+    }
+
+    fn findings(&self) -> Vec<String> {
+        self.findings.iter().map(Finding::to_string).collect()
+    }
+
+    fn source_hashes(&mut self, tape: &Tape<'_>) -> Result<Vec<(String, String)>, DriverError> {
+        if self.originals.is_none() {
+            return Ok(tape.source_hashes(Target::of(self.name.language())));
+        }
+        let mut hashes = Vec::new();
+        for step in &tape.steps {
+            if let Some(found) = self.original(&step.plan)? {
+                let entry = (found.published.entry, sha256(&found.text));
+                if !hashes.contains(&entry) {
+                    hashes.push(entry);
+                }
+            }
+        }
+        Ok(hashes)
+    }
+
     fn run(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError> {
         let start = Instant::now();
-        let kernels: Vec<Kernel> =
-            tape.steps.iter().map(|s| self.kernel(&s.plan)).collect::<Result<_, _>>()?;
+        let kernels: Vec<Executable> = tape
+            .steps
+            .iter()
+            .map(|s| match self.original(&s.plan)? {
+                Some(found) => Ok(Executable::Original(Box::new(found))),
+                None => Ok(Executable::Own(self.kernel(&s.plan)?)),
+            })
+            .collect::<Result<_, DriverError>>()?;
         let compile = start.elapsed();
 
         let start = Instant::now();
@@ -215,12 +334,16 @@ impl Leg for MslHostLeg {
             })
             .collect();
         for (step, kernel) in tape.steps.iter().zip(&kernels) {
-            self.dispatch(kernel, step, &mut memory)?;
+            match kernel {
+                Executable::Own(kernel) => self.dispatch(kernel, step, &mut memory)?,
+                Executable::Original(found) => self.dispatch_original(found, step, &mut memory)?,
+            }
         }
         let outputs = BufferId::all(tape)
             .filter(|id| tape.slots[id.index()].read_back)
             .map(|id| Ok((id, tape.accept(id, std::mem::take(&mut memory[id.index()]))?)))
-            .collect::<Result<_, DriverError>>()?;
+            .collect::<Result<_, DriverError>>()
+            .map_err(|e| self.originals.as_ref().and_then(|_| self.fatal()).unwrap_or(e))?;
         Ok(Run { outputs, compile, execute: start.elapsed() })
     }
 

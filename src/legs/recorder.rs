@@ -32,12 +32,19 @@ pub struct Recorder<'r, 't> {
     codec: Codec,
     caps: Caps,
     language: Language,
+    max_splits: u32,
 }
 
 impl<'r, 't> Recorder<'r, 't> {
     /// Records for `leg`.
     pub fn new(tape: &'r mut Tape<'t>, leg: &dyn Leg, codec: Codec) -> Self {
-        Self { tape, codec, caps: leg.caps(), language: LegName::language(leg.name()) }
+        Self {
+            tape,
+            codec,
+            caps: leg.caps(),
+            language: LegName::language(leg.name()),
+            max_splits: leg.max_splits(),
+        }
     }
 
     /// Rotates `rows` rows in place.
@@ -131,7 +138,7 @@ impl<'r, 't> Recorder<'r, 't> {
             num_kv_heads: shape.n_kv_heads,
         };
         let visible = shape.kv_seq_len - FlashAttnVecParams::from(*shape).first_visible();
-        let nwg = problem.splits(visible, &self.caps, self.language)?;
+        let nwg = problem.splits(visible, &self.caps, self.language)?.min(self.max_splits);
         let params = FlashAttnVecTqParams { nwg, ..*shape };
         let launch = problem.launch(&params, &self.caps, self.language)?;
         let passed = bytemuck::pod_read_unaligned(launch.uniform(0));
@@ -156,7 +163,7 @@ impl<'r, 't> Recorder<'r, 't> {
             num_kv_heads: shape.n_kv_heads,
         };
         let visible = shape.kv_seq_len - shape.first_visible();
-        let nwg = problem.splits(visible, &self.caps, self.language)?;
+        let nwg = problem.splits(visible, &self.caps, self.language)?.min(self.max_splits);
         let params = FlashAttnVecParams { nwg, ..*shape };
         let launch = problem.launch(&params, &self.caps, self.language)?;
         let dst = self.partials_or(out, nwg, launch.needed[4]);

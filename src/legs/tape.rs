@@ -107,17 +107,20 @@ impl<'a> Tape<'a> {
 
     /// Stem and SHA-256 of every distinct source text that the tape runs.
     pub fn source_hashes(&self, target: Target) -> Vec<(String, String)> {
-        use sha2::{Digest, Sha256};
         let mut hashes: Vec<(String, String)> = Vec::new();
         for step in &self.steps {
-            let digest = Sha256::digest(assemble(&step.plan, target).text.as_bytes());
-            let hash: String = digest.iter().map(|b| format!("{b:02x}")).collect();
-            let entry = (step.plan.label.clone(), hash);
+            let entry = (step.plan.label.clone(), sha256(&assemble(&step.plan, target).text));
             if !hashes.contains(&entry) {
                 hashes.push(entry);
             }
         }
         hashes
+    }
+
+    /// What `id` starts with; nothing if that is poison.
+    #[cfg(feature = "msl-host")]
+    pub(super) fn initial(&self, id: BufferId) -> &[u8] {
+        self.slots[id.0].init.as_deref().unwrap_or(&[])
     }
 
     /// The kernel that last writes `id`, for messages.
@@ -148,6 +151,12 @@ impl<'a> Tape<'a> {
         }
         Ok(bytes)
     }
+}
+
+/// SHA-256 of a text in hexadecimal.
+pub(super) fn sha256(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl BufferId {

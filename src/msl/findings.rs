@@ -40,6 +40,15 @@ pub struct Finding {
     pub other_column: Option<u32>,
 }
 
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let (Some(file), Some(line)) = (&self.file, self.line) {
+            write!(f, "{file}:{line}: ")?;
+        }
+        write!(f, "{} in {}: {}", self.kind, self.kernel, self.message)
+    }
+}
+
 /// A finding as the host tells it. Lines and addresses are 0 where they are not known.
 #[derive(Debug, Deserialize)]
 pub(super) struct Seen {

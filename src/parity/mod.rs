@@ -10,6 +10,8 @@ pub mod flash_attn_vec;
 pub mod flash_attn_vec_reduce;
 pub mod flash_attn_vec_tq;
 pub mod fwht;
+#[cfg(feature = "msl-host")]
+pub mod originals;
 pub mod quantize_kv;
 
 mod attention;

@@ -51,7 +51,7 @@ impl OpenLeg {
     fn play(&mut self, case: &dyn Prepared) -> Result<Vec<Outputs>, DriverError> {
         let language = self.language();
         let (tape, outputs) = case.tape(&self.leg.caps(), language)?;
-        for (label, sha256) in tape.source_hashes(self.leg.name().target()) {
+        for (label, sha256) in self.leg.source_hashes(&tape)? {
             let source = SourceReport { leg: self.label.clone(), label, sha256 };
             if !self.sources.contains(&source) {
                 self.sources.push(source);

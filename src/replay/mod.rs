@@ -2,6 +2,8 @@
 //! compared with the f64 oracles.
 
 pub mod manifest;
+#[cfg(feature = "msl-host")]
+mod originals;
 pub mod report;
 pub mod singlestep;
 pub mod synth;

@@ -68,6 +68,8 @@ pub enum Status {
     Pass,
     /// Outside what was expected.
     Mismatch,
+    /// Outside what was expected, by the known limits of an original kernel and by nothing else.
+    ExpectedDifference,
     /// Nothing to judge by: only the floor was asked for, or a canary has no visible effect.
     NotJudged,
     /// NaN or infinity in the output, or a reference that proves nothing.
@@ -75,11 +77,17 @@ pub enum Status {
 }
 
 impl Status {
+    /// Whether nothing is wrong with the leg.
+    pub const fn good(self) -> bool {
+        matches!(self, Self::Pass | Self::ExpectedDifference | Self::NotJudged)
+    }
+
     /// For people.
     pub const fn word(self) -> &'static str {
         match self {
             Self::Pass => "pass",
             Self::Mismatch => "MISMATCH",
+            Self::ExpectedDifference => "expected difference",
             Self::NotJudged => "not judged",
             Self::RuntimeError => "ERROR",
         }
@@ -134,6 +142,15 @@ pub struct Entry {
     pub dequant_oracle_nrmse: Option<f64>,
     /// Bound on that error, derived from the largest score; null for a negative control.
     pub tolerance: Option<f64>,
+    /// The known limits of original kernels that make the difference.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub expected_differences: Vec<&'static str>,
+    /// Error against the oracle with those limits applied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limited_oracle_nrmse: Option<f64>,
+    /// What the checker of leg msl-host found in original kernels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<String>,
     /// Largest absolute difference from the dequantising oracle.
     pub max_abs_diff: Option<f64>,
     /// The same per query head.

@@ -98,7 +98,7 @@ pub struct Report {
 
 /// Runs every position on every leg; `progress` is told what comes next.
 pub fn run(
-    legs: &mut [Box<dyn Leg>],
+    legs: &mut [Box<dyn Leg + Send>],
     seed: u64,
     mut progress: impl FnMut(&str),
 ) -> Result<Report, DriverError> {

@@ -109,7 +109,7 @@ pub trait Progress {
 /// Runs the sweep on every leg; the gates have passed.
 pub fn run(
     plan: &Plan,
-    legs: &mut [Box<dyn Leg>],
+    legs: &mut [Box<dyn Leg + Send>],
     gates: Vec<GateRecord>,
     progress: &mut dyn Progress,
 ) -> Result<Audit, DriverError> {
@@ -173,7 +173,7 @@ impl Sweep<'_> {
         place: Place,
         seed: &str,
         rng: &mut Gaussian,
-        legs: &mut [Box<dyn Leg>],
+        legs: &mut [Box<dyn Leg + Send>],
     ) -> Result<Vec<PointRow>, DriverError> {
         let step = self.plan.step(place, self.plan.sliding_window);
         let shape = &self.plan.shape;
@@ -212,7 +212,7 @@ impl Sweep<'_> {
         place: Place,
         seed: &str,
         rng: &mut Gaussian,
-        legs: &mut [Box<dyn Leg>],
+        legs: &mut [Box<dyn Leg + Send>],
     ) -> Result<(), DriverError> {
         let (plan, shape) = (self.plan, &self.plan.shape);
         let cap = shape.kv_capacity;
