@@ -153,7 +153,7 @@ fn the_floor_is_measured_where_the_manifest_allows_it() {
     let report = replay(&manifest, &["--oracle", "independent-floor"]);
     assert_eq!(report["independent_floor_source"], "full");
     assert_eq!(report["dequant_oracle_nrmse"], Value::Null);
-    // iid data at logit sigma 1: sqrt(2 x 0.0093), see tests/oracle.rs for the codec's own error.
+    // iid data at logit sigma 1: sqrt(2 x 0.0093), see tests/oracle for the codec's own error.
     let floor = number(&report, "independent_floor_nrmse");
     assert!((0.1..0.17).contains(&floor), "{floor}");
 }

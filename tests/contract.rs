@@ -338,3 +338,28 @@ fn plans_beyond_a_device_are_refused_with_need_and_found() {
     let error = problem.plan(&none, Language::Msl).unwrap_err().to_string();
     assert!(error.contains("SUBGROUP"), "{error}");
 }
+
+#[test]
+fn codecs_that_the_kernels_cannot_run_are_refused_by_field() {
+    let refused = |plan: wgtq::Result<Plan>| plan.unwrap_err().to_string();
+    for bits in Bits::ALL.into_iter().filter(|&bits| bits != Bits::B4) {
+        let codec = Codec::new(HeadDim::ALL[1], bits, Rotation::Plain);
+        let attend = flash_attn_vec_tq::Problem { codec, num_heads: 8, num_kv_heads: 1 };
+        for language in [Language::Wgsl, Language::Msl] {
+            let plans = [
+                quantize_kv::Problem { codec }.plan(&Caps::APPLE, language),
+                dequantize_kv::Problem { codec }.plan(&Caps::APPLE, language),
+                attend.plan(&Caps::APPLE, language),
+            ];
+            for plan in plans {
+                assert_eq!(refused(plan), format!("bits: need 4 for a kernel, found {bits}"));
+            }
+        }
+    }
+    let plain = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
+    let codec = Codec { norm_correction: true, ..plain };
+    let plan = quantize_kv::Problem { codec }.plan(&Caps::APPLE, Language::Wgsl);
+    assert_eq!(refused(plan), "norm_correction: need false for a kernel, found true");
+    // Decoding multiplies by whatever norm is stored.
+    assert!(dequantize_kv::Problem { codec }.plan(&Caps::APPLE, Language::Wgsl).is_ok());
+}

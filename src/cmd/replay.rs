@@ -266,6 +266,7 @@ fn report(input: &Input, legs: Vec<Entry>) -> Result<Report, DriverError> {
             rotation: input.codec.rotation.name(),
             k_bits: input.codec.bits.get(),
             v_bits: input.codec.bits.get(),
+            norm_correction: input.codec.norm_correction,
         },
         first,
         legs,

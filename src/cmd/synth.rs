@@ -52,6 +52,9 @@ pub struct Args {
     /// Rotation of the codec
     #[arg(long, value_enum, default_value_t)]
     rotation: RotationArg,
+    /// Store norms with which decoded rows keep their norm exactly
+    #[arg(long)]
+    norm_correction: bool,
     /// Seed, decimal or 0x hexadecimal
     #[arg(long, value_parser = super::seed, default_value = "0x00C25EED")]
     seed: u64,
@@ -77,7 +80,10 @@ impl Args {
                 ring_start: self.ring_start,
                 scale_factor_d512: 1.0,
             },
-            codec: Codec::new(head_dim, Bits::B4, self.rotation.into()),
+            codec: Codec {
+                norm_correction: self.norm_correction,
+                ..Codec::new(head_dim, Bits::B4, self.rotation.into())
+            },
             seed: self.seed,
         };
         let bar = super::spinner();

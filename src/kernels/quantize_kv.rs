@@ -72,7 +72,7 @@ impl Problem {
 
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
-        self.codec.bits.check_kernel()?;
+        self.codec.check_encoder_kernel()?;
         let (head_dim, bits) = (self.codec.head_dim, self.codec.bits);
         let rows = self.rows_per_workgroup(language);
         let mut constants = head_dim_constants(head_dim);

@@ -36,10 +36,10 @@ impl PackedRows<'_> {
         let at = (u64::from(kv_head) * u64::from(self.capacity) + u64::from(slot)) as usize;
         let packed = &self.packed[at * bytes..(at + 1) * bytes];
         let table = codebook::levels(self.codec.bits);
-        for (c, out) in out.iter_mut().enumerate() {
+        let codes = row::unpack(self.codec.bits, packed);
+        for (c, (out, code)) in out.iter_mut().zip(codes).enumerate() {
             let norm = f64::from(self.norms[at * npp + c / block]);
-            let centroid = f64::from(table[usize::from(row::code(self.codec.bits, packed, c))]);
-            *out = centroid * self.codec.decode_scale(norm);
+            *out = f64::from(table[usize::from(code)]) * self.codec.decode_scale(norm);
         }
     }
 

@@ -11,7 +11,7 @@ use crate::params::QuantizeKvParams;
 pub struct Encoded {
     /// One code a coordinate.
     pub codes: Vec<u8>,
-    /// One norm a block.
+    /// One norm a block, as stored: after the norm correction if the codec has it.
     pub norms: Vec<f64>,
     /// What each coordinate was on the codebook's scale.
     pub z: Vec<f64>,
@@ -25,8 +25,20 @@ pub fn encode(codec: &Codec, x: &[f32]) -> Encoded {
     let norms: Vec<f64> = y.chunks_exact(block).map(|b| codec.norm_of(b)).collect();
     let z: Vec<f64> =
         y.iter().enumerate().map(|(c, &y)| y * codec.encode_scale(norms[c / block])).collect();
-    let codes = z.iter().map(|&z| codebook::nearest(codec.bits, z)).collect();
+    let codes: Vec<u8> = z.iter().map(|&z| codebook::nearest(codec.bits, z)).collect();
+    let norms = if codec.norm_correction { corrected(codec, &norms, &codes) } else { norms };
     Encoded { codes, norms, z }
+}
+
+/// Norms with which every block decodes to the norm that it had. No centroid is 0, so no decoded
+/// norm is.
+fn corrected(codec: &Codec, norms: &[f64], codes: &[u8]) -> Vec<f64> {
+    let (table, scale) = (codebook::levels(codec.bits), codec.decode_scale(1.0));
+    let blocks = codes.chunks_exact(codec.head_dim.norm_block() as usize);
+    let decoded = |block: &[u8]| -> Vec<f64> {
+        block.iter().map(|&code| f64::from(table[usize::from(code)]) * scale).collect()
+    };
+    norms.iter().zip(blocks).map(|(norm, block)| norm / codec.norm_of(&decoded(block))).collect()
 }
 
 /// The kernel: `src` `[T, nkv, D]` into `packed` `[nkv, cap, row]` and `norms`

@@ -73,11 +73,12 @@ struct CodecSettings {
     rotation: RotationName,
     k_bits: u32,
     v_bits: u32,
+    norm_correction: bool,
 }
 
 impl Default for CodecSettings {
     fn default() -> Self {
-        Self { rotation: RotationName::Plain, k_bits: 4, v_bits: 4 }
+        Self { rotation: RotationName::Plain, k_bits: 4, v_bits: 4, norm_correction: false }
     }
 }
 
@@ -261,7 +262,8 @@ impl Loader<'_> {
             RotationName::Plain => Rotation::Plain,
             RotationName::Srht => Rotation::Srht,
         };
-        Ok((params, Codec::new(head_dim, Bits::B4, rotation)))
+        let norm_correction = settings.norm_correction;
+        Ok((params, Codec { norm_correction, ..Codec::new(head_dim, Bits::B4, rotation) }))
     }
 
     /// Unquantised K and V: both or neither, and the full ones before the newest row.
@@ -427,5 +429,45 @@ impl Loader<'_> {
             }
             other => other.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::synth::Synth;
+
+    #[test]
+    fn norm_correction_is_read_back_from_a_written_manifest() {
+        let folder = tempfile::tempdir().unwrap();
+        let head_dim = HeadDim::ALL[0];
+        for norm_correction in [false, true] {
+            let plain = Codec::new(head_dim, Bits::B4, Rotation::Srht);
+            let codec = Codec { norm_correction, ..plain };
+            let params = FlashAttnVecTqParams {
+                n_heads: 1,
+                n_kv_heads: 1,
+                head_dim: head_dim.get(),
+                kv_seq_len: 3,
+                kv_capacity: 3,
+                scale: 0.125,
+                mask_type: 1,
+                sliding_window: 0,
+                softcap: 0.0,
+                nwg: 1,
+                ring_start: 0,
+                scale_factor_d512: 1.0,
+            };
+            Synth { params, codec, seed: 1 }.write(folder.path()).unwrap();
+            let input = Input::load(&folder.path().join("manifest.json")).unwrap();
+            assert_eq!(input.codec, codec);
+        }
+    }
+
+    #[test]
+    fn manifests_without_the_field_have_no_norm_correction() {
+        assert!(!CodecSettings::default().norm_correction);
+        let settings: CodecSettings = serde_json::from_str("{\"rotation\": \"srht\"}").unwrap();
+        assert!(!settings.norm_correction);
     }
 }

@@ -56,6 +56,8 @@ pub struct CodecReport {
     pub k_bits: u32,
     /// Bits of a V code.
     pub v_bits: u32,
+    /// Whether norms are corrected so that decoded rows keep theirs.
+    pub norm_correction: bool,
 }
 
 /// The verdict on one leg.

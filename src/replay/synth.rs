@@ -112,6 +112,7 @@ impl Synth {
                 "rotation": self.codec.rotation.name(),
                 "k_bits": self.codec.bits.get(),
                 "v_bits": self.codec.bits.get(),
+                "norm_correction": self.codec.norm_correction,
             },
             "seed": self.seed,
             "dump_paths": {
