@@ -71,6 +71,7 @@ mod tests {
             bytes_per_token: 100 * u64::from(k_bits + v_bits),
             perplexity,
             ratio: 1.0,
+            ratio_sd: None,
             mean_kl: 0.0,
             top1_agreement: 1.0,
             seconds: 0.0,
@@ -79,6 +80,7 @@ mod tests {
             text: "t".into(),
             tokens: 9,
             scored: 8,
+            repeats: 1,
             exact: Unquantised { bytes_per_token: 7000, perplexity: 18.0, seconds: 0.0 },
             rows: vec![row(6, 4, 18.1), row(4, 4, 20.0)],
         };

@@ -17,6 +17,9 @@ use crate::{TextArgs, chart, note, print};
 ///
 /// The text is given to the model whole, without a leading token; K and V are quantised as they are
 /// written, and every prediction but the last is scored. Writes measure.json and perplexity.svg.
+///
+/// Codes flip where a value lies on a boundary, and later layers see it: at few bits, rounding alone
+/// moves these figures. --repeats shows by how much.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -30,6 +33,9 @@ pub struct Args {
     /// Pairs of K / V bits, as in 8/4,4/4 [default: all that can run, with K at least V]
     #[arg(long, value_delimiter = ',')]
     bits: Vec<BitPair>,
+    /// Runs of each pair; from the second on, token embeddings are off by a millionth
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+    repeats: u64,
     /// Folder for the files; made if it is not there
     #[arg(long, value_name = "DIR", default_value = "target/smollm2")]
     out: PathBuf,
@@ -44,6 +50,8 @@ pub struct Report {
     pub tokens: usize,
     /// Predictions scored.
     pub scored: usize,
+    /// Runs of each pair, of which a row has the means.
+    pub repeats: u64,
     /// The unquantised cache.
     pub exact: Unquantised,
     /// One entry a measurement.
@@ -76,6 +84,8 @@ pub struct Row {
     pub perplexity: f64,
     /// The same over that of the unquantised cache.
     pub ratio: f64,
+    /// Standard deviation of that from run to run; null with one run.
+    pub ratio_sd: Option<f64>,
     /// Mean divergence from the unquantised predictions, in nats.
     pub mean_kl: f64,
     /// Share of positions with the same likeliest token.
@@ -89,7 +99,7 @@ impl Args {
     pub fn run(self, model: &Path) -> Result<()> {
         let model = Model::open(model)?;
         let tokens = model.vocabulary.encode_first(&self.text.read()?, self.tokens.max(2))?;
-        let mut measurement = Measurement::new(&model, &tokens)?;
+        let measurement = Measurement::new(&model, &tokens, self.repeats)?;
         let pairs =
             |kind: Kind| if self.bits.is_empty() { kind.pairs() } else { self.bits.clone() };
         let mut rows = Vec::new();
@@ -103,6 +113,7 @@ impl Args {
             text: self.text.text,
             tokens: tokens.len(),
             scored: tokens.len() - 1,
+            repeats: self.repeats,
             exact: measurement.exact,
             rows,
         };
@@ -126,13 +137,14 @@ fn write(folder: &Path, report: &Report) -> Result<()> {
 pub struct Measurement<'a> {
     model: &'a Model,
     tokens: &'a [u32],
+    repeats: u64,
     reference: LogProbs,
     exact: Unquantised,
 }
 
 impl<'a> Measurement<'a> {
     /// Runs the unquantised cache over `tokens`, two or more.
-    pub fn new(model: &'a Model, tokens: &'a [u32]) -> Result<Self> {
+    pub fn new(model: &'a Model, tokens: &'a [u32], repeats: u64) -> Result<Self> {
         let start = Instant::now();
         let mut attention = Exact::new(model.shape);
         let reference = predictions(model, tokens, &mut attention)?;
@@ -141,7 +153,7 @@ impl<'a> Measurement<'a> {
             perplexity: reference.perplexity(&tokens[1..]),
             seconds: start.elapsed().as_secs_f64(),
         };
-        Ok(Self { model, tokens, reference, exact })
+        Ok(Self { model, tokens, repeats, reference, exact })
     }
 
     /// Perplexity of the unquantised cache.
@@ -151,11 +163,18 @@ impl<'a> Measurement<'a> {
     }
 
     /// Measures one pair.
-    pub fn row(&mut self, kind: Kind, bits: BitPair) -> Result<Row> {
-        let mut attention = kind.open(self.model.shape, bits, self.tokens.len())?;
+    pub fn row(&self, kind: Kind, bits: BitPair) -> Result<Row> {
         let start = Instant::now();
-        let predicted = predictions(self.model, self.tokens, attention.as_mut())?;
-        let perplexity = predicted.perplexity(&self.tokens[1..]);
+        let mut attention = kind.open(self.model.shape, bits, self.tokens.len())?;
+        let mut runs = vec![self.run(self.model, attention.as_mut())?];
+        for seed in 1..self.repeats {
+            let mut attention = kind.open(self.model.shape, bits, self.tokens.len())?;
+            runs.push(self.run(&self.model.nudged(seed)?, attention.as_mut())?);
+        }
+        let mean = |of: fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+        let perplexity = mean(|run| run.perplexity);
+        let variance = runs.iter().map(|run| (run.perplexity - perplexity).powi(2)).sum::<f64>()
+            / (runs.len() as f64 - 1.0);
         Ok(Row {
             attention: kind,
             k_bits: bits.k.get(),
@@ -163,11 +182,28 @@ impl<'a> Measurement<'a> {
             bytes_per_token: attention.bytes_per_token(),
             perplexity,
             ratio: perplexity / self.exact.perplexity,
-            mean_kl: self.reference.mean_kl(&predicted),
-            top1_agreement: self.reference.top1_agreement(&predicted),
+            ratio_sd: (runs.len() > 1).then(|| variance.sqrt() / self.exact.perplexity),
+            mean_kl: mean(|run| run.mean_kl),
+            top1_agreement: mean(|run| run.top1_agreement),
             seconds: start.elapsed().as_secs_f64(),
         })
     }
+
+    fn run(&self, model: &Model, attention: &mut dyn Attention) -> Result<Run> {
+        let predicted = predictions(model, self.tokens, attention)?;
+        Ok(Run {
+            perplexity: predicted.perplexity(&self.tokens[1..]),
+            mean_kl: self.reference.mean_kl(&predicted),
+            top1_agreement: self.reference.top1_agreement(&predicted),
+        })
+    }
+}
+
+/// The figures of one run.
+struct Run {
+    perplexity: f64,
+    mean_kl: f64,
+    top1_agreement: f64,
 }
 
 /// What the model predicts after each token but the last.
@@ -204,7 +240,7 @@ fn table(report: &Report) -> Table {
             row.bytes_per_token.to_string(),
             share(row.bytes_per_token),
             format!("{:.3}", row.perplexity),
-            format!("{:.4}", row.ratio),
+            ratio(row),
             format!("{:.4}", row.mean_kl),
             format!("{:.3}", row.top1_agreement),
         ]);
@@ -213,4 +249,11 @@ fn table(report: &Report) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+fn ratio(row: &Row) -> String {
+    match row.ratio_sd {
+        Some(sd) => format!("{:.3} +- {sd:.3}", row.ratio),
+        None => format!("{:.3}", row.ratio),
+    }
 }

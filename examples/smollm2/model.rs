@@ -10,6 +10,7 @@ use candle_core::{D, Device, Tensor};
 use wgtq::codec::HeadDim;
 use wgtq::driver::DriverError;
 use wgtq::params::check_heads;
+use wgtq::rng::Gaussian;
 
 use crate::attention::{Attention, Shape};
 use crate::error::{ModelError, Result};
@@ -39,7 +40,7 @@ pub fn metadata<'a>(content: &'a Content, key: &str) -> Result<&'a Value> {
 }
 
 /// Weights `[out, in]`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Layer {
     attn_norm: Tensor,
     attn_q: Tensor,
@@ -53,7 +54,7 @@ struct Layer {
 }
 
 /// A model in memory.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Model {
     /// What its attention looks like.
     pub shape: Shape,
@@ -121,6 +122,16 @@ impl Model {
             epsilon: real("attention.layer_norm_rms_epsilon")?,
             rope: Rope { head_dim: head_dim.as_usize(), base: real("rope.freq_base")? },
         })
+    }
+
+    /// The same model with token embeddings that are off by about one part in a million: what
+    /// another order of additions or another machine would change.
+    pub fn nudged(&self, seed: u64) -> Result<Self> {
+        let width = self.embedding.dim(1)?;
+        let factors: Vec<f32> =
+            Gaussian::new(seed).normals(width).iter().map(|x| 1.0 + 1e-6 * x).collect();
+        let factors = Tensor::from_vec(factors, width, &Device::Cpu)?;
+        Ok(Self { embedding: self.embedding.broadcast_mul(&factors)?, ..self.clone() })
     }
 
     /// Runs `tokens`, the first of which is at position `first`; returns the last hidden states

@@ -7,6 +7,7 @@ use wgtq::replay::manifest::{Input, Unquantised};
 use crate::attention::{Attention, BitPair, Kind};
 use crate::capture::Step;
 use crate::fixture::Gguf;
+use crate::measure::Measurement;
 use crate::model::Model;
 
 mod real;
@@ -75,7 +76,7 @@ fn one_token_at_a_time_is_the_whole_text_at_once() {
     let model = Gguf::new().model().unwrap();
     let tokens = model.vocabulary.encode("the 3 heats").unwrap();
     for kind in [Kind::Exact, Kind::Oracle] {
-        let mut cache = || kind.open(model.shape, bits("4/4"), tokens.len()).unwrap();
+        let cache = || kind.open(model.shape, bits("4/4"), tokens.len()).unwrap();
         let whole = logits(&model, cache().as_mut(), &[&tokens]);
         let parts: Vec<&[u32]> =
             std::iter::once(&tokens[..4]).chain(tokens[4..].chunks(1)).collect();
@@ -89,7 +90,7 @@ fn one_token_at_a_time_is_the_whole_text_at_once() {
 fn wider_codes_come_closer_to_the_unquantised_cache() {
     let model = Gguf::new().model().unwrap();
     let tokens = model.vocabulary.encode("the other one").unwrap();
-    let mut run = |kind: Kind, pair| {
+    let run = |kind: Kind, pair| {
         let mut cache = kind.open(model.shape, bits(pair), tokens.len()).unwrap();
         logits(&model, cache.as_mut(), &[&tokens])
     };
@@ -97,6 +98,20 @@ fn wider_codes_come_closer_to_the_unquantised_cache() {
     let [four, mixed, six] =
         ["4/4", "6/4", "6/6"].map(|pair| nrmse(&run(Kind::Oracle, pair), &exact));
     assert!(six > 1e-4 && six < mixed && mixed < four && four < 0.5, "{four} {mixed} {six}");
+}
+
+#[test]
+fn repeats_differ_by_rounding_and_show_their_spread() {
+    let model = Gguf::new().model().unwrap();
+    let tokens = model.vocabulary.encode("the other one").unwrap();
+    let row = |repeats| {
+        let measurement = Measurement::new(&model, &tokens, repeats).unwrap();
+        measurement.row(Kind::Oracle, bits("8/8")).unwrap()
+    };
+    let (once, thrice) = (row(1), row(3));
+    assert_eq!(once.ratio_sd, None);
+    assert!(thrice.ratio_sd.is_some_and(|sd| sd > 0.0 && sd < 1e-3), "{thrice:?}");
+    assert!((once.ratio - thrice.ratio).abs() < 1e-3, "{once:?} {thrice:?}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::error::{ModelError, Result};
 use crate::model::metadata;
 
 /// Text to tokens and back.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Vocabulary {
     /// The tokenizer, for streams.
     pub tokenizer: Tokenizer,

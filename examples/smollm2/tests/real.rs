@@ -11,7 +11,6 @@ use wgtq::replay::manifest::{Input, Unquantised};
 
 use super::*;
 use crate::generate::Greedy;
-use crate::measure::Measurement;
 use crate::model::default_path;
 
 fn model() -> Model {
@@ -35,7 +34,7 @@ fn text(model: &Model, tokens: usize) -> Vec<u32> {
 fn perplexity_is_the_independent_programs() {
     let model = model();
     let tokens = text(&model, 512);
-    let mut measurement = Measurement::new(&model, &tokens).unwrap();
+    let measurement = Measurement::new(&model, &tokens, 1).unwrap();
     let exact = measurement.exact_perplexity();
     assert!((exact - 18.8328).abs() < 1e-3, "unquantised: {exact}");
     for (pair, ratio, ratio_tolerance, kl, kl_tolerance, top1) in [
