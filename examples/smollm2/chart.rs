@@ -27,7 +27,7 @@ fn plot(svg: &mut String, report: &Report) -> std::result::Result<(), Box<dyn st
         .margin(10)
         .x_label_area_size(42)
         .y_label_area_size(60)
-        .build_cartesian_2d(0.0..most_bytes, (exact * 0.95..worst).log_scale())?;
+        .build_cartesian_2d(0.0..most_bytes, exact * 0.9..worst)?;
     chart
         .configure_mesh()
         .disable_x_mesh()
@@ -42,12 +42,18 @@ fn plot(svg: &mut String, report: &Report) -> std::result::Result<(), Box<dyn st
     let line = [(0.0, exact), (most_bytes, exact)];
     chart.draw_series(LineSeries::new(line, GREY.stroke_width(1)))?;
     let label = format!("unquantised, {} bytes", report.exact.bytes_per_token);
-    chart.draw_series([Text::new(label, (most_bytes * 0.01, exact * 0.99), ("sans-serif", 13))])?;
+    chart.draw_series([Text::new(
+        label,
+        (most_bytes * 0.01, exact * 0.985),
+        ("sans-serif", 13),
+    )])?;
     let at = |r: &Row| (r.bytes_per_token as f64, r.perplexity);
     chart.draw_series(report.rows.iter().map(|r| Circle::new(at(r), 4, colour(r).filled())))?;
-    chart.draw_series(report.rows.iter().map(|r| {
+    // Pairs of the same sum lie close together: their labels go to either side in turn.
+    chart.draw_series(report.rows.iter().enumerate().map(|(i, r)| {
         let name = format!("{}/{}", r.k_bits, r.v_bits);
-        EmptyElement::at(at(r)) + Text::new(name, (6, -14), ("sans-serif", 12))
+        let place = if i % 2 == 0 { (7, -14) } else { (-25, -14) };
+        EmptyElement::at(at(r)) + Text::new(name, place, ("sans-serif", 12))
     }))?;
     area.present()?;
     Ok(())

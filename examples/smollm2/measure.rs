@@ -8,7 +8,7 @@ use serde::Serialize;
 use wgtq::driver::{DriverError, Outputs};
 
 use crate::attention::{Attention, BitPair, Exact, Kind};
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::model::Model;
 use crate::score::LogProbs;
 use crate::{TextArgs, chart, note, print};
@@ -97,8 +97,15 @@ pub struct Row {
 impl Args {
     /// Runs the sub-command.
     pub fn run(self, model: &Path) -> Result<()> {
+        if self.tokens < 2 {
+            return Err(ModelError::Argument {
+                flag: "--tokens",
+                need: "at least 2, since the second is the first that is predicted".to_owned(),
+                found: self.tokens.to_string(),
+            });
+        }
         let model = Model::open(model)?;
-        let tokens = model.vocabulary.encode_first(&self.text.read()?, self.tokens.max(2))?;
+        let tokens = model.vocabulary.encode_first(&self.text.read()?, self.tokens)?;
         let measurement = Measurement::new(&model, &tokens, self.repeats)?;
         let pairs =
             |kind: Kind| if self.bits.is_empty() { kind.pairs() } else { self.bits.clone() };

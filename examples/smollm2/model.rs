@@ -31,11 +31,26 @@ pub fn default_path() -> Result<PathBuf> {
 }
 
 /// A value of the GGUF file's header.
-pub fn metadata<'a>(content: &'a Content, key: &str) -> Result<&'a Value> {
+fn metadata<'a>(content: &'a Content, key: &str) -> Result<&'a Value> {
     content.metadata.get(key).ok_or_else(|| ModelError::Gguf {
         name: key.to_owned(),
         need: "a value".to_owned(),
         found: "none".to_owned(),
+    })
+}
+
+/// The same as `T`.
+pub fn typed<T>(
+    content: &Content,
+    key: &str,
+    need: &str,
+    convert: impl Fn(&Value) -> candle_core::Result<T>,
+) -> Result<T> {
+    let value = metadata(content, key)?;
+    convert(value).map_err(|_| ModelError::Gguf {
+        name: key.to_owned(),
+        need: need.to_owned(),
+        found: format!("{value:?}"),
     })
 }
 
@@ -81,17 +96,21 @@ impl Model {
             }
             file => file.map_err(|source| DriverError::File { path: path.to_owned(), source })?,
         };
-        let mut file = BufReader::new(file);
-        Self::read(&mut file)
+        Self::read(&mut BufReader::new(file)).map_err(|error| match error {
+            ModelError::Candle(source) => {
+                let source = std::io::Error::other(source);
+                DriverError::File { path: path.to_owned(), source }.into()
+            }
+            named => named,
+        })
     }
 
     /// The same from any reader.
     pub fn read<R: Read + Seek>(reader: &mut R) -> Result<Self> {
         let content = Content::read(reader)?;
         let mut weights = Weights { content: &content, reader };
-        let value = |key: &str| metadata(&content, &format!("llama.{key}"));
-        let number = |key: &str| -> Result<u32> { Ok(value(key)?.to_u32()?) };
-        let real = |key: &str| -> Result<f64> { Ok(value(key)?.to_f32()?.into()) };
+        let number = |key: &str| typed(&content, &format!("llama.{key}"), "a u32", Value::to_u32);
+        let real = |key: &str| typed(&content, &format!("llama.{key}"), "an f32", Value::to_f32);
 
         let (embedding_length, feed_forward) =
             (number("embedding_length")? as usize, number("feed_forward_length")? as usize);
@@ -119,8 +138,8 @@ impl Model {
                 .collect::<Result<_>>()?,
             output_norm: weights.vector("output_norm.weight", embedding_length)?,
             output,
-            epsilon: real("attention.layer_norm_rms_epsilon")?,
-            rope: Rope { head_dim: head_dim.as_usize(), base: real("rope.freq_base")? },
+            epsilon: real("attention.layer_norm_rms_epsilon")?.into(),
+            rope: Rope { head_dim: head_dim.as_usize(), base: real("rope.freq_base")?.into() },
         })
     }
 

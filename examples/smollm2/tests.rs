@@ -51,6 +51,10 @@ fn a_file_that_is_not_this_architectures_is_refused_by_name() {
     assert_eq!(shape, "GGUF: blk.0.attn_k.weight: need a tensor [64, 128], found [128, 128]");
     let key = refused(|g| drop(g.metadata.remove("llama.rope.freq_base")));
     assert_eq!(key, "GGUF: llama.rope.freq_base: need a value, found none");
+    let text = |g: &mut Gguf| {
+        drop(g.metadata.insert("llama.block_count", Value::String("two".into())));
+    };
+    assert_eq!(refused(text), "GGUF: llama.block_count: need a u32, found String(\"two\")");
     let heads = refused(|g| drop(g.metadata.insert("llama.attention.head_count", Value::U32(0))));
     assert!(heads.starts_with("num_heads: need"), "{heads}");
     let pre = refused(|g| drop(g.metadata.insert("tokenizer.ggml.pre", Value::String("x".into()))));

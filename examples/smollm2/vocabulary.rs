@@ -1,6 +1,6 @@
 //! The tokenizer, from the vocabulary inside the GGUF file.
 
-use candle_core::quantized::gguf_file::Content;
+use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::quantized::tokenizer::TokenizerFromGguf;
 use tokenizers::Tokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -9,7 +9,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::processors::PostProcessorWrapper;
 
 use crate::error::{ModelError, Result};
-use crate::model::metadata;
+use crate::model::typed;
 
 /// Text to tokens and back.
 #[derive(Debug, Clone)]
@@ -24,12 +24,12 @@ impl Vocabulary {
     /// Reads the vocabulary and the merges. Only the pre-tokenizer that this model was trained with
     /// is known here: `smollm`, bytes with every digit a piece of its own.
     pub fn load(content: &Content) -> Result<Self> {
-        let pre = metadata(content, "tokenizer.ggml.pre")?.to_string()?;
+        let pre = typed(content, "tokenizer.ggml.pre", "a text", |v| v.to_string().cloned())?;
         if pre != "smollm" {
             return Err(ModelError::Gguf {
                 name: "tokenizer.ggml.pre".to_owned(),
                 need: "smollm".to_owned(),
-                found: pre.clone(),
+                found: pre,
             });
         }
         let mut tokenizer = Tokenizer::from_gguf(content)?;
@@ -38,7 +38,7 @@ impl Vocabulary {
             ByteLevel::new(false, true, true).into(),
         ])));
         tokenizer.with_post_processor(None::<PostProcessorWrapper>);
-        let end = metadata(content, "tokenizer.ggml.eos_token_id")?.to_u32()?;
+        let end = typed(content, "tokenizer.ggml.eos_token_id", "a u32", Value::to_u32)?;
         Ok(Self { tokenizer, end })
     }
 

@@ -23,12 +23,13 @@ fn text(model: &Model, tokens: usize) -> Vec<u32> {
     model.vocabulary.encode_first(&text, tokens).unwrap()
 }
 
-/// An independent numpy program computed these on the first 512 tokens: K/V bits, perplexity over
-/// that of the unquantised cache, mean KL, share of equal likeliest tokens.
+/// An independent program computed these on the first 512 tokens: K/V bits, perplexity over that of
+/// the unquantised cache, mean KL, share of equal likeliest tokens.
 ///
-/// Quantisation is not continuous: where weights differ by one part in a million from run to run,
-/// other codes flip, and at 4/4 bits the ratio has a standard deviation of .018, the KL of .004, the
-/// share of .009. The tolerances are three of those, and in proportion at 3/3.
+/// Quantisation is not continuous: one part in a million at the input flips codes, and later layers
+/// amplify that. Over six such runs (`measure --repeats 6`) the ratio has standard deviations of
+/// .001, .007, .020 and .015 at these widths; the tolerances are three of them, at 8/8 of the two
+/// programs' code tables as well.
 #[test]
 #[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
 fn perplexity_is_the_independent_programs() {
@@ -38,10 +39,10 @@ fn perplexity_is_the_independent_programs() {
     let exact = measurement.exact_perplexity();
     assert!((exact - 18.8328).abs() < 1e-3, "unquantised: {exact}");
     for (pair, ratio, ratio_tolerance, kl, kl_tolerance, top1) in [
-        ("8/8", 0.9987, 0.01, 0.0007, 0.0003, 0.973),
-        ("8/4", 1.006, 0.01, 0.014, 0.002, 0.934),
-        ("4/4", 1.132, 0.054, 0.133, 0.012, 0.842),
-        ("3/3", 1.578, 0.2, 0.449, 0.04, 0.670),
+        ("8/8", 0.9987, 0.01, 0.0010, 0.0005, 0.973),
+        ("8/4", 1.006, 0.021, 0.014, 0.003, 0.934),
+        ("4/4", 1.132, 0.060, 0.133, 0.013, 0.842),
+        ("3/3", 1.578, 0.045, 0.449, 0.045, 0.670),
     ] {
         let row = measurement.row(Kind::Oracle, bits(pair)).unwrap();
         assert!((row.ratio - ratio).abs() < ratio_tolerance, "{pair}: {row:?}");
@@ -120,23 +121,37 @@ fn committed_captures_are_this_models() {
     }
 }
 
-/// A prompt that the model continues alike with 4 bits on a GPU and without any codec.
+/// A prompt with one likely continuation, three in four, so that no rounding and no codec turns it.
 #[test]
 #[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
-fn greedy_text_is_sound() {
+fn everybody_continues_a_clear_prompt_alike() {
     let model = model();
-    let prompt = model.vocabulary.turn("What is the capital of France?").unwrap();
+    let prompt = model.vocabulary.encode("The capital of France is").unwrap();
     let mut kinds = vec![Kind::Exact, Kind::Oracle];
     if !without_gpu() {
         kinds.push(Kind::Gpu);
     }
     for kind in kinds {
-        let mut cache = kind.open(model.shape, bits("4/4"), prompt.len() + 16).unwrap();
-        let tokens: Vec<u32> = Greedy::new(&model, cache.as_mut(), prompt.clone())
-            .take(16)
-            .collect::<Result<_, _>>()
-            .unwrap();
-        let text = model.vocabulary.tokenizer.decode(&tokens, true).unwrap();
-        assert!(text.contains("Paris"), "{kind:?}: {text}");
+        let mut cache = kind.open(model.shape, bits("4/4"), prompt.len() + 3).unwrap();
+        let mut text = Greedy::new(&model, cache.as_mut(), prompt.clone());
+        let first = text.next().unwrap().unwrap();
+        let word = model.vocabulary.tokenizer.decode(&[first], true).unwrap();
+        assert_eq!(word, " Paris", "{kind:?}");
+        assert!(text.next().unwrap().is_ok());
     }
+}
+
+/// Rounding flips codes, so the two runs part; what 4 bits cost must still be the same.
+#[test]
+#[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
+fn four_bits_cost_on_a_gpu_what_they_cost_the_oracle() {
+    if without_gpu() {
+        return;
+    }
+    let model = model();
+    let tokens = text(&model, 128);
+    let measurement = Measurement::new(&model, &tokens, 1).unwrap();
+    let cost = |kind| measurement.row(kind, bits("4/4")).unwrap().mean_kl;
+    let (gpu, oracle) = (cost(Kind::Gpu), cost(Kind::Oracle));
+    assert!((gpu / oracle - 1.0).abs() < 0.25, "mean KL {gpu} on the GPU, {oracle} by the oracle");
 }
