@@ -42,14 +42,33 @@ fn number(report: &Value, field: &str) -> f64 {
     report[field].as_f64().unwrap_or_else(|| panic!("{field} is {}", report[field]))
 }
 
-const LAYERS: [(&str, f64); 2] = [("smollm2-l05", 0.00821), ("smollm2-l15", 3.26e-5)];
+const CAPTURES: [&str; 8] = [
+    "smollm2-l05",
+    "smollm2-l15",
+    "smollm2-l02-n96",
+    "smollm2-l15-n96",
+    "smollm2-l28-n96",
+    "smollm2-l02-n400",
+    "smollm2-l15-n400",
+    "smollm2-l28-n400",
+];
+
+/// Captures whose position 10 weighs enough to be seen, with what twice its K norm changes, as an
+/// independent program computed it.
+const CANARIES: [(&str, f64); 5] = [
+    ("smollm2-l05", 0.00821),
+    ("smollm2-l15", 3.26e-5),
+    ("smollm2-l02-n96", 0.01394),
+    ("smollm2-l15-n96", 1.25e-4),
+    ("smollm2-l28-n96", 5.01e-4),
+];
 
 #[test]
 fn real_captures_replay_within_the_bounds_in_every_variation_and_leg() {
     if without_gpu() {
         return;
     }
-    for (layer, _) in LAYERS {
+    for layer in CAPTURES {
         let manifest = data(layer).join("manifest.json");
         for variation in ["A", "C"] {
             let legs = ["--leg", "wgsl,wgsl-trusted,wgsl-spirv", "--variation", variation];
@@ -70,7 +89,7 @@ fn replayed_outputs_equal_the_independent_programs_numbers() {
     if without_gpu() {
         return;
     }
-    for (layer, _) in LAYERS {
+    for layer in CAPTURES {
         for variation in ["A", "C"] {
             let folder = TempDir::new().unwrap();
             let out = folder.path().join("o");
@@ -102,7 +121,7 @@ fn canaries_show_what_the_oracle_predicts() {
     if without_gpu() {
         return;
     }
-    for (layer, effect) in LAYERS {
+    for (layer, effect) in CANARIES {
         let manifest = data(layer).join("manifest.json");
         for variation in ["A", "C"] {
             let run =
@@ -156,6 +175,29 @@ fn the_floor_is_measured_where_the_manifest_allows_it() {
     // iid data at logit sigma 1: sqrt(2 x 0.0093), see tests/oracle for the codec's own error.
     let floor = number(&report, "independent_floor_nrmse");
     assert!((0.1..0.17).contains(&floor), "{floor}");
+}
+
+/// What the codec costs on a real model, against the same independent program.
+#[test]
+fn captures_with_the_full_cache_show_the_codecs_cost() {
+    if without_gpu() {
+        return;
+    }
+    for layer in CAPTURES.iter().filter(|name| name.contains("-n")) {
+        let expected = |name: &str| -> Vec<f64> {
+            bytemuck::pod_collect_to_vec(&std::fs::read(data(layer).join(name)).unwrap())
+        };
+        let decoded: Vec<f32> =
+            expected("expected_dequant.f64.bin").iter().map(|&x| x as f32).collect();
+        let full = expected("expected_full.f64.bin");
+        let cost = wgtq::metrics::compare(&decoded, &full, 64).unwrap().nrmse;
+        assert!((0.1..0.18).contains(&cost), "{layer}: {cost}");
+
+        let report = replay(&data(layer).join("manifest.json"), &["--oracle", "both"]);
+        assert_eq!(report["independent_floor_source"], "full");
+        let floor = number(&report, "independent_floor_nrmse");
+        assert!((floor - cost).abs() < 1e-5, "{layer}: {floor}, want {cost}");
+    }
 }
 
 #[test]

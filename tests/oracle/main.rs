@@ -62,44 +62,70 @@ const SMOLLM2: FlashAttnVecTqParams = FlashAttnVecTqParams {
     scale_factor_d512: 1.0,
 };
 
-/// `expected_dequant.f64.bin` was computed by an independent numpy program, from f32 inputs and with
-/// some steps in f32: it can agree to a few roundings of single precision, four here.
+/// Real captures of SmolLM2 in tests/data: name, positions, slots, slot of the oldest.
+const CAPTURES: [(&str, u32, u32, u32); 8] = [
+    ("smollm2-l05", 200, 256, 0),
+    ("smollm2-l15", 200, 256, 0),
+    ("smollm2-l02-n96", 96, 112, 40),
+    ("smollm2-l15-n96", 96, 112, 40),
+    ("smollm2-l28-n96", 96, 112, 40),
+    ("smollm2-l02-n400", 400, 416, 0),
+    ("smollm2-l15-n400", 400, 416, 0),
+    ("smollm2-l28-n400", 400, 416, 0),
+];
+
+/// `expected_dequant.f64.bin` was computed by independent numpy programs (tests/data/expected.py, and
+/// for the two oldest one with some steps in f32): it can agree to a few roundings of single
+/// precision, four here.
 #[test]
 fn dequantizing_oracle_reproduces_the_independent_program_on_real_captures() {
     let codec = Codec::new(HeadDim::ALL[0], Bits::B4, Rotation::Plain);
-    for layer in ["smollm2-l05", "smollm2-l15"] {
+    for (layer, kv_seq_len, capacity, ring_start) in CAPTURES {
+        let p = FlashAttnVecTqParams { kv_seq_len, kv_capacity: capacity, ring_start, ..SMOLLM2 };
         let file = |name: &str| format!("{layer}/{name}");
         let (k, kn) = (data(&file("k_packed.u8.bin")), floats(&file("k_norms.f32.bin")));
         let (v, vn) = (data(&file("v_packed.u8.bin")), floats(&file("v_norms.f32.bin")));
-        let side = |packed, norms| PackedRows { codec, capacity: 256, packed, norms };
+        let side = |packed, norms| PackedRows { codec, capacity, packed, norms };
         let q = floats(&file("q.f32.bin"));
-        let got = dequantizing_attention(&SMOLLM2, &q, side(&k, &kn), side(&v, &vn)).unwrap();
+        let got = dequantizing_attention(&p, &q, side(&k, &kn), side(&v, &vn)).unwrap();
         let want: Vec<f64> = bytemuck::pod_collect_to_vec(&data(&file("expected_dequant.f64.bin")));
         assert!(nrmse(&got, &want) < 4.0 / 16_777_216.0, "{layer}: {:e}", nrmse(&got, &want));
     }
 }
 
-/// The captured caches were written by that program too: encoding the newest token's K and V
-/// must give its codes and norms.
+/// Encoding the unquantised rows must give the captured codes and norms. Those of the two oldest
+/// captures, which have their newest row only, were written by an independent program; of the
+/// others, tests/data/expected.py checks every code.
 #[test]
-fn encoder_reproduces_the_captured_codes_of_the_newest_token() {
-    let codec = Codec::new(HeadDim::ALL[0], Bits::B4, Rotation::Plain);
-    for layer in ["smollm2-l05", "smollm2-l15"] {
+fn encoder_reproduces_the_captured_codes() {
+    for (layer, n, capacity, ring_start) in CAPTURES {
+        let ring = Ring::new(capacity, ring_start, n).unwrap();
         for side in ["k", "v"] {
+            let full = layer.contains("-n");
+            let name = if full { "full" } else { "pre_quant" };
+            let rows = floats(&format!("{layer}/{side}_{name}.f32.bin"));
             let packed = data(&format!("{layer}/{side}_packed.u8.bin"));
             let norms = floats(&format!("{layer}/{side}_norms.f32.bin"));
-            let x = floats(&format!("{layer}/{side}_pre_quant.f32.bin"));
-            for (head, x) in x.chunks_exact(64).enumerate() {
-                let slot = head * 256 + 199;
-                let encoded = encode(&codec, x);
-                let mut bytes = [0; 32];
-                row::pack(codec.bits, &encoded.codes, &mut bytes);
-                assert_eq!(bytes, packed[slot * 32..(slot + 1) * 32], "{layer} {side} head {head}");
-                let ulps = wgtq::metrics::ulp_distance(encoded.norms[0] as f32, norms[slot]);
-                assert!(ulps <= 1, "{layer} {side} head {head}: norm off by {ulps} ulp");
+            let first = if full { 0 } else { n - 1 };
+            for (head, rows) in rows.chunks_exact((n - first) as usize * 64).enumerate() {
+                for (i, x) in (first..n).zip(rows.chunks_exact(64)) {
+                    let slot = head * capacity as usize + ring.slot(i) as usize;
+                    let (codes, norm) = (&packed[slot * 32..][..32], norms[slot]);
+                    encodes_to(x, codes, norm, &format!("{layer} {side} head {head} token {i}"));
+                }
             }
         }
     }
+}
+
+fn encodes_to(x: &[f32], packed: &[u8], norm: f32, what: &str) {
+    let codec = Codec::new(HeadDim::ALL[0], Bits::B4, Rotation::Plain);
+    let encoded = encode(&codec, x);
+    let mut bytes = [0; 32];
+    row::pack(codec.bits, &encoded.codes, &mut bytes);
+    assert_eq!(bytes, packed, "{what}");
+    let ulps = wgtq::metrics::ulp_distance(encoded.norms[0] as f32, norm);
+    assert!(ulps <= 1, "{what}: norm off by {ulps} ulp");
 }
 
 /// `<H s q, H s k> = <q, k>`: attending in the rotated basis and un-rotating is the same thing.

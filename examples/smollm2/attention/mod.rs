@@ -1,0 +1,152 @@
+//! Attention with its KV cache, behind one trait.
+
+mod dense;
+mod exact;
+mod gpu;
+mod oracle;
+
+use std::str::FromStr;
+
+use candle_core::Tensor;
+use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
+use wgtq::gpu::device::Selection;
+
+use crate::error::{ModelError, Result};
+pub use exact::Exact;
+pub use gpu::Gpu;
+pub use oracle::Oracle;
+
+/// What a model's attention looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Layers, each with a cache of its own.
+    pub layers: usize,
+    /// Query heads.
+    pub num_heads: u32,
+    /// KV heads.
+    pub num_kv_heads: u32,
+    /// Coordinates of a head vector.
+    pub head_dim: HeadDim,
+}
+
+impl Shape {
+    /// Factor on `dot(q, k)`.
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim.get() as f32).sqrt()
+    }
+
+    /// Bytes of cache for one token in all layers, given the bytes of a K and of a V row.
+    fn bytes_per_token(&self, [k, v]: [u64; 2]) -> u64 {
+        self.layers as u64 * u64::from(self.num_kv_heads) * (k + v)
+    }
+}
+
+/// Attention with a cache for every layer.
+pub trait Attention {
+    /// Appends the K and V rows of T tokens to the cache of `layer` and attends: each token sees
+    /// every row up to its own. `q` `[T, nh, D]`, `k` and `v` `[T, nkv, D]`, all after RoPE; the
+    /// output is `[T, nh * D]`.
+    fn append_and_attend(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor>;
+
+    /// Bytes of cache that one token takes in all layers.
+    fn bytes_per_token(&self) -> u64;
+}
+
+/// The widths of K and V codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BitPair {
+    /// Of K.
+    pub k: Bits,
+    /// Of V.
+    pub v: Bits,
+}
+
+impl BitPair {
+    /// The codecs of K and V; the rotation is plain.
+    pub const fn codecs(self, head_dim: HeadDim) -> [Codec; 2] {
+        [
+            Codec::new(head_dim, self.k, Rotation::Plain),
+            Codec::new(head_dim, self.v, Rotation::Plain),
+        ]
+    }
+
+    /// Every pair that gives K at least the bits of V, widest first.
+    pub fn all() -> Vec<Self> {
+        let widths: Vec<Bits> = (1..=8).rev().filter_map(|b| Bits::new(b).ok()).collect();
+        let pairs = widths.iter().flat_map(|&k| widths.iter().map(move |&v| Self { k, v }));
+        pairs.filter(|p| p.k >= p.v).collect()
+    }
+}
+
+impl std::fmt::Display for BitPair {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.k.get(), self.v.get())
+    }
+}
+
+impl FromStr for BitPair {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        let bits = |text: &str| -> std::result::Result<Bits, String> {
+            let number = text.parse().map_err(|_| format!("need a number, found {text:?}"))?;
+            Bits::new(number).map_err(|e| e.to_string())
+        };
+        let (k, v) = text.split_once('/').ok_or("need K bits / V bits, as in 4/4")?;
+        Ok(Self { k: bits(k)?, v: bits(v)? })
+    }
+}
+
+/// Who attends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// f32 cache on the CPU
+    Exact,
+    /// K and V through wgtq's codec on the CPU, then f32 attention
+    Oracle,
+    /// wgtq's kernels on a GPU
+    Gpu,
+}
+
+impl Kind {
+    /// The name as written.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Oracle => "oracle",
+            Self::Gpu => "gpu",
+        }
+    }
+
+    /// The pairs that it can run, widest first; none for an unquantised cache.
+    pub fn pairs(self) -> Vec<BitPair> {
+        match self {
+            Self::Exact => Vec::new(),
+            Self::Oracle => BitPair::all(),
+            Self::Gpu => vec![BitPair { k: Bits::B4, v: Bits::B4 }],
+        }
+    }
+
+    /// An empty cache for up to `capacity` tokens.
+    pub fn open(self, shape: Shape, bits: BitPair, capacity: usize) -> Result<Box<dyn Attention>> {
+        Ok(match self {
+            Self::Exact => Box::new(Exact::new(shape)),
+            Self::Oracle => Box::new(Oracle::new(shape, bits)),
+            Self::Gpu => {
+                let capacity = u32::try_from(capacity).map_err(|_| ModelError::Argument {
+                    flag: "--tokens",
+                    need: "under 2^32".to_owned(),
+                    found: capacity.to_string(),
+                })?;
+                Box::new(Gpu::open(shape, bits, capacity, &Selection::default())?)
+            }
+        })
+    }
+}

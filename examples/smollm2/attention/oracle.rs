@@ -1,0 +1,66 @@
+//! What a perfect kernel would give: every K and V row through wgtq's codec in f64 as it is
+//! written, then f32 attention over the decoded rows.
+
+use candle_core::{Device, Tensor};
+use rayon::prelude::*;
+use wgtq::codec::{Codec, row};
+use wgtq::oracle::dequantize_kv::PackedRows;
+use wgtq::oracle::quantize_kv::encode;
+
+use super::dense::{Store, attend};
+use super::{Attention, BitPair, Shape};
+use crate::error::Result;
+
+/// K and V encoded and decoded.
+#[derive(Debug)]
+pub struct Oracle {
+    shape: Shape,
+    codecs: [Codec; 2],
+    store: Store,
+}
+
+impl Oracle {
+    /// An empty cache.
+    pub fn new(shape: Shape, bits: BitPair) -> Self {
+        Self { store: Store::new(&shape), codecs: bits.codecs(shape.head_dim), shape }
+    }
+}
+
+impl Attention for Oracle {
+    fn append_and_attend(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+    ) -> Result<Tensor> {
+        let [k_codec, v_codec] = &self.codecs;
+        let (k, v) = (through(k_codec, k)?, through(v_codec, v)?);
+        attend(&self.shape, q, &self.store.append(layer, &k, &v)?)
+    }
+
+    fn bytes_per_token(&self) -> u64 {
+        self.shape.bytes_per_token(self.codecs.map(|codec| stored_bytes(&codec)))
+    }
+}
+
+/// Bytes of one encoded row with its norms.
+pub(super) fn stored_bytes(codec: &Codec) -> u64 {
+    row::row_bytes(codec.head_dim, codec.bits) + u64::from(codec.head_dim.norms_per_pos()) * 4
+}
+
+/// Rows `[.., D]` encoded, packed and decoded.
+fn through(codec: &Codec, rows: &Tensor) -> Result<Tensor> {
+    let mut values = rows.flatten_all()?.to_vec1::<f32>()?;
+    values.par_chunks_exact_mut(codec.head_dim.as_usize()).for_each(|x| {
+        let encoded = encode(codec, x);
+        let norms: Vec<f32> = encoded.norms.iter().map(|&n| n as f32).collect();
+        let mut packed = vec![0; row::row_bytes(codec.head_dim, codec.bits) as usize];
+        row::pack(codec.bits, &encoded.codes, &mut packed);
+        let rows = PackedRows { codec: *codec, capacity: 1, packed: &packed, norms: &norms };
+        let mut decoded = vec![0.0; x.len()];
+        rows.decode(0, 0, &mut decoded);
+        x.iter_mut().zip(&decoded).for_each(|(x, &y)| *x = y as f32);
+    });
+    Ok(Tensor::from_vec(values, rows.shape(), &Device::Cpu)?)
+}

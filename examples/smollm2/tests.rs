@@ -1,0 +1,166 @@
+//! The pieces together on a model made in the test; and the real model, where it is there.
+
+use candle_core::quantized::gguf_file::Value;
+use wgtq::codec::Ring;
+use wgtq::replay::manifest::{Input, Unquantised};
+
+use crate::attention::{Attention, BitPair, Kind};
+use crate::capture::Step;
+use crate::fixture::Gguf;
+use crate::measure::Measurement;
+use crate::model::Model;
+
+mod real;
+
+fn bits(text: &str) -> BitPair {
+    text.parse().unwrap()
+}
+
+fn without_gpu() -> bool {
+    std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none")
+}
+
+/// Logits after every token, the tokens given in the parts named.
+fn logits(model: &Model, attention: &mut dyn Attention, parts: &[&[u32]]) -> Vec<f32> {
+    let mut position = 0;
+    let mut all = Vec::new();
+    for part in parts {
+        let hidden = model.forward(part, position, attention).unwrap();
+        let logits = model.logits(&hidden).unwrap().flatten_all().unwrap();
+        all.extend(logits.to_vec1::<f32>().unwrap());
+        position += part.len();
+    }
+    all
+}
+
+fn nrmse(got: &[f32], want: &[f32]) -> f64 {
+    let want: Vec<f64> = want.iter().map(|&x| x.into()).collect();
+    wgtq::metrics::compare(got, &want, got.len()).unwrap().nrmse
+}
+
+#[test]
+fn a_file_that_is_not_this_architectures_is_refused_by_name() {
+    let refused = |change: fn(&mut Gguf)| {
+        let mut gguf = Gguf::new();
+        change(&mut gguf);
+        gguf.model().unwrap_err().to_string()
+    };
+    let missing = refused(|g| drop(g.tensors.remove("blk.1.ffn_up.weight")));
+    assert_eq!(missing, "GGUF: blk.1.ffn_up.weight: need a tensor [96, 128], found none");
+    let shape = refused(|g| drop(g.tensors.insert("blk.0.attn_k.weight".into(), vec![128, 128])));
+    assert_eq!(shape, "GGUF: blk.0.attn_k.weight: need a tensor [64, 128], found [128, 128]");
+    let key = refused(|g| drop(g.metadata.remove("llama.rope.freq_base")));
+    assert_eq!(key, "GGUF: llama.rope.freq_base: need a value, found none");
+    let text = |g: &mut Gguf| {
+        drop(g.metadata.insert("llama.block_count", Value::String("two".into())));
+    };
+    assert_eq!(refused(text), "GGUF: llama.block_count: need a u32, found String(\"two\")");
+    let heads = refused(|g| drop(g.metadata.insert("llama.attention.head_count", Value::U32(0))));
+    assert!(heads.starts_with("num_heads: need"), "{heads}");
+    let pre = refused(|g| drop(g.metadata.insert("tokenizer.ggml.pre", Value::String("x".into()))));
+    assert_eq!(pre, "GGUF: tokenizer.ggml.pre: need smollm, found x");
+}
+
+#[test]
+fn text_survives_the_tokenizer() {
+    let vocabulary = Gguf::new().model().unwrap().vocabulary;
+    let text = "  The 42nd tale:\n\n\tna\u{ef}ve \u{65e5}\u{672c} \u{1f600}";
+    let tokens = vocabulary.encode(text).unwrap();
+    assert_eq!(vocabulary.tokenizer.decode(&tokens, true).unwrap(), text);
+    // No leading token, every digit by itself, merges, and names of special tokens.
+    assert_eq!(vocabulary.encode("427").unwrap().len(), 3);
+    assert_eq!(vocabulary.encode("he the").unwrap().len(), 3);
+    assert_eq!(vocabulary.encode("<|im_end|>").unwrap(), [vocabulary.end]);
+    let too_many = vocabulary.encode_first("427", 4).unwrap_err().to_string();
+    assert_eq!(too_many, "--tokens: need 1 to the text's 3, found 4");
+}
+
+#[test]
+fn one_token_at_a_time_is_the_whole_text_at_once() {
+    let model = Gguf::new().model().unwrap();
+    let tokens = model.vocabulary.encode("the 3 heats").unwrap();
+    for kind in [Kind::Exact, Kind::Oracle] {
+        let cache = || kind.open(model.shape, bits("4/4"), tokens.len()).unwrap();
+        let whole = logits(&model, cache().as_mut(), &[&tokens]);
+        let parts: Vec<&[u32]> =
+            std::iter::once(&tokens[..4]).chain(tokens[4..].chunks(1)).collect();
+        let steps = logits(&model, cache().as_mut(), &parts);
+        assert!(nrmse(&steps, &whole) < 1e-5, "{kind:?}: {:e}", nrmse(&steps, &whole));
+    }
+}
+
+/// Also that the codec is in the way at all: 4 bits must be seen, and more bits must be closer.
+#[test]
+fn wider_codes_come_closer_to_the_unquantised_cache() {
+    let model = Gguf::new().model().unwrap();
+    let tokens = model.vocabulary.encode("the other one").unwrap();
+    let run = |kind: Kind, pair| {
+        let mut cache = kind.open(model.shape, bits(pair), tokens.len()).unwrap();
+        logits(&model, cache.as_mut(), &[&tokens])
+    };
+    let exact = run(Kind::Exact, "4/4");
+    let [four, mixed, six] =
+        ["4/4", "6/4", "6/6"].map(|pair| nrmse(&run(Kind::Oracle, pair), &exact));
+    assert!(six > 1e-4 && six < mixed && mixed < four && four < 0.5, "{four} {mixed} {six}");
+}
+
+#[test]
+fn repeats_differ_by_rounding_and_show_their_spread() {
+    let model = Gguf::new().model().unwrap();
+    let tokens = model.vocabulary.encode("the other one").unwrap();
+    let row = |repeats| {
+        let measurement = Measurement::new(&model, &tokens, repeats).unwrap();
+        measurement.row(Kind::Oracle, bits("8/8")).unwrap()
+    };
+    let (once, thrice) = (row(1), row(3));
+    assert_eq!(once.ratio_sd, None);
+    assert!(thrice.ratio_sd.is_some_and(|sd| sd > 0.0 && sd < 1e-3), "{thrice:?}");
+    assert!((once.ratio - thrice.ratio).abs() < 1e-3, "{once:?} {thrice:?}");
+}
+
+#[test]
+fn the_gpu_attends_as_the_oracle() {
+    if without_gpu() {
+        return;
+    }
+    let model = Gguf::new().model().unwrap();
+    let tokens = model.vocabulary.encode("the 42 heaters").unwrap();
+    let run = |kind: Kind, parts: &[&[u32]]| {
+        let mut cache = kind.open(model.shape, bits("4/4"), tokens.len()).unwrap();
+        logits(&model, cache.as_mut(), parts)
+    };
+    let want = run(Kind::Oracle, &[&tokens]);
+    let got = run(Kind::Gpu, &[&tokens[..6], &tokens[6..7], &tokens[7..]]);
+    assert!(nrmse(&got, &want) < 1e-5, "{:e}", nrmse(&got, &want));
+
+    let mut small = Kind::Gpu.open(model.shape, bits("4/4"), 3).unwrap();
+    let full = model.forward(&tokens, 0, small.as_mut()).unwrap_err().to_string();
+    assert_eq!(full, format!("cache: need room for 0 + {} tokens, found 3", tokens.len()));
+}
+
+#[test]
+fn a_capture_is_a_manifest_with_the_full_unquantised_cache() {
+    let model = Gguf::new().model().unwrap();
+    let tokens = model.vocabulary.encode("the heath").unwrap();
+    let step = Step::record(&model, &tokens, 1).unwrap();
+    let stored = tokens.len() as u32;
+    let folder = tempfile::tempdir().unwrap();
+    step.write(folder.path(), Ring::new(16, 13, stored).unwrap(), bits("4/4")).unwrap();
+
+    let input = Input::load(&folder.path().join("manifest.json")).unwrap();
+    assert_eq!((input.params.kv_seq_len, input.params.ring_start), (stored, 13));
+    assert_eq!(input.q, step.q);
+    let Unquantised::Full { k, .. } = &input.unquantised else {
+        panic!("{:?}", input.unquantised);
+    };
+    assert_eq!(*k, step.k.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let norm = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+    for (i, row) in k.chunks_exact(64).enumerate() {
+        let slot = (13 + i) % 16;
+        let difference = norm(row) - f64::from(input.k.norms[slot]);
+        assert!(difference.abs() < 1e-5, "token {i} in slot {slot}: norm off by {difference}");
+    }
+
+    let layer = Step::record(&model, &tokens, 2).unwrap_err().to_string();
+    assert_eq!(layer, "--layer: need less than 2, found 2");
+}
