@@ -21,6 +21,7 @@ struct Cli {
 enum Command {
     Replay(cmd::replay::Args),
     Sweep(cmd::sweep::Args),
+    Parity(cmd::parity::Args),
     Adapters(cmd::adapters::Args),
     Doctor(cmd::doctor::Args),
     Synth(cmd::synth::Args),
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => args.run(),
         Command::Synth(args) => args.run(),
         Command::Sweep(args) => args.run(),
+        Command::Parity(args) => args.run(),
         Command::Msl(args) => args.run(),
         Command::Kernels(args) => args.run(),
         Command::Schema(args) => args.run(),

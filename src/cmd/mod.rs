@@ -8,6 +8,7 @@ pub mod kernels;
 mod machine;
 pub mod msl;
 mod multistep;
+pub mod parity;
 pub mod replay;
 pub mod schema;
 pub mod sweep;
@@ -78,6 +79,11 @@ impl MslArgs {
             need: "--leg msl-host".to_owned(),
             found: format!("--leg {}", found.join(",")),
         })
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> Option<&Path> {
+        self.msl_dir.as_deref()
     }
 
     /// Opens a leg.
@@ -205,6 +211,27 @@ pub fn spinner() -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+/// A progress bar on stderr, of `length` steps.
+pub fn bar(length: u64) -> ProgressBar {
+    let bar = ProgressBar::new(length);
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {eta} left  {msg}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// Reads a JSON report; an error names the file and the field.
+pub fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, DriverError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| DriverError::File { path: path.to_owned(), source })?;
+    let mut json = serde_json::Deserializer::from_str(&text);
+    serde_path_to_error::deserialize(&mut json).map_err(|e| DriverError::Manifest {
+        path: path.to_owned(),
+        field: e.path().to_string(),
+        message: e.into_inner().to_string(),
+    })
 }
 
 /// A seed in decimal or 0x hexadecimal.

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use wgtq::codec::{Bits, HeadDim};
 use wgtq::driver::{DriverError, Outputs, check_writable};
 use wgtq::legs::LegName;
@@ -150,7 +150,7 @@ pub fn run(plan: &Plan, request: &Request<'_>, on: Legs<'_>) -> Result<ExitCode,
     // A leg that this machine lacks is an error of the command, not a failed gate.
     let mut legs = on.open()?;
 
-    let bar = progress_bar(plan.points() as u64);
+    let bar = super::bar(plan.points() as u64);
     let gates = run_gates(&names, &on, &bar)?;
     let passed = gates.iter().all(|g| g.status == GateStatus::Pass);
     let audit = if passed {
@@ -203,14 +203,6 @@ fn run_gates(
         }
     }
     Ok(records)
-}
-
-fn progress_bar(points: u64) -> ProgressBar {
-    let bar = ProgressBar::new(points);
-    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos}/{len} {eta} left  {msg}") {
-        bar.set_style(style);
-    }
-    bar
 }
 
 struct Bar<'a>(&'a ProgressBar);

@@ -16,6 +16,7 @@ pub mod quantize_kv;
 
 mod attention;
 mod cache;
+pub mod html;
 mod outcome;
 pub mod report;
 pub mod suite;
@@ -46,12 +47,16 @@ pub trait Case: Debug + Sync {
 
     /// Plays the case on `leg` and judges it.
     fn run(&self, leg: &mut dyn Leg) -> CaseResult {
-        let prepared = self.prepare()?;
-        let (tape, outputs) = prepared.tape(&leg.caps(), leg.name().language())?;
-        let run = leg.run(&tape)?;
-        let outputs: Vec<&[u8]> = outputs.iter().map(|&id| run.bytes(id)).collect();
-        prepared.judge(&outputs)
+        run_prepared(&*self.prepare()?, leg)
     }
+}
+
+/// Plays a case on `leg` and judges it.
+fn run_prepared(case: &dyn Prepared, leg: &mut dyn Leg) -> CaseResult {
+    let (tape, outputs) = case.tape(&leg.caps(), leg.name().language())?;
+    let run = leg.run(&tape)?;
+    let outputs: Vec<&[u8]> = outputs.iter().map(|&id| run.bytes(id)).collect();
+    case.judge(&outputs)
 }
 
 /// A case with its inputs and its reference.

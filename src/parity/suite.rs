@@ -3,14 +3,19 @@
 
 use super::outcome::Outcome;
 use super::report::{
-    CaseReport, CaseResultReport, ORACLE, SourceReport, Status, Timing, WayReport,
+    CaseReport, CaseResultReport, ORACLE, Report, RunTiming, SCHEMA, SourceReport, Status, Summary,
+    Timing, WayReport,
 };
 use super::{
     Case, CaseResult, Prepared, dequantize_kv, flash_attn_vec, flash_attn_vec_reduce,
     flash_attn_vec_tq, fwht, quantize_kv,
 };
+#[cfg(feature = "msl-host")]
+use super::{originals, run_prepared};
 use crate::contract::Language;
 use crate::driver::DriverError;
+#[cfg(feature = "msl-host")]
+use crate::legs::MslHostLeg;
 use crate::legs::{CheckerFinding, Leg, Played};
 
 /// Every case of every kernel, in the order of [`crate::kernels::ALL`].
@@ -31,38 +36,118 @@ pub fn cases() -> Vec<Box<dyn Case>> {
 pub struct OpenLeg {
     /// The name.
     pub label: String,
-    /// The leg.
-    pub leg: Box<dyn Leg + Send>,
+    /// Who plays.
+    pub player: Player,
     /// Shader texts that have run on it.
     pub sources: Vec<SourceReport>,
+}
+
+/// Who plays, and by what its results are judged.
+pub enum Player {
+    /// By the contract.
+    Contract(Box<dyn Leg + Send>),
+    /// Original Metal files: by the contract and their known limits.
+    #[cfg(feature = "msl-host")]
+    Originals(Box<MslHostLeg>),
+}
+
+/// What a leg makes of a case.
+enum Plays {
+    Outputs(Vec<Outputs>),
+    /// Judged where it was played, since the limits depend on what was played.
+    #[cfg(feature = "msl-host")]
+    Judged(Box<CaseResultReport>),
 }
 
 impl OpenLeg {
     /// A leg under its own name.
     pub fn new(leg: Box<dyn Leg + Send>) -> Self {
-        Self { label: leg.name().as_str().to_owned(), leg, sources: Vec::new() }
+        let label = leg.name().as_str().to_owned();
+        Self { label, player: Player::Contract(leg), sources: Vec::new() }
+    }
+
+    /// The original Metal files of `folder`, as leg `msl-host`.
+    #[cfg(feature = "msl-host")]
+    pub fn originals(folder: &std::path::Path) -> Result<Self, DriverError> {
+        let leg = MslHostLeg::with_originals(folder)?;
+        let label = leg.name().as_str().to_owned();
+        Ok(Self { label, player: Player::Originals(Box::new(leg)), sources: Vec::new() })
+    }
+
+    /// The leg.
+    pub fn leg(&mut self) -> &mut dyn Leg {
+        match &mut self.player {
+            Player::Contract(leg) => leg.as_mut(),
+            #[cfg(feature = "msl-host")]
+            Player::Originals(leg) => leg.as_mut(),
+        }
     }
 
     fn language(&self) -> Language {
-        self.leg.name().language()
+        match &self.player {
+            Player::Contract(leg) => leg.name().language(),
+            #[cfg(feature = "msl-host")]
+            Player::Originals(leg) => leg.name().language(),
+        }
     }
 
     /// Plays the case in every way that the leg has.
-    fn play(&mut self, case: &dyn Prepared) -> Result<Vec<Outputs>, DriverError> {
+    fn play(&mut self, case: &dyn Prepared) -> Result<Plays, DriverError> {
+        let label = self.label.clone();
         let language = self.language();
-        let (tape, outputs) = case.tape(&self.leg.caps(), language)?;
-        for (label, sha256) in self.leg.source_hashes(&tape)? {
-            let source = SourceReport { leg: self.label.clone(), label, sha256 };
+        let leg = self.leg();
+        let (tape, outputs) = case.tape(&leg.caps(), language)?;
+        let hashes = leg.source_hashes(&tape)?;
+        for (name, sha256) in hashes {
+            let source = SourceReport { leg: label.clone(), label: name, sha256 };
             if !self.sources.contains(&source) {
                 self.sources.push(source);
             }
         }
-        let own = |played: Played| Outputs {
-            bytes: outputs.iter().map(|&id| played.run.bytes(id).to_vec()).collect(),
-            played,
-        };
-        Ok(self.leg.play(&tape)?.into_iter().map(own).collect())
+        match &mut self.player {
+            Player::Contract(leg) => {
+                let own = |played: Played| Outputs {
+                    bytes: outputs.iter().map(|&id| played.run.bytes(id).to_vec()).collect(),
+                    played,
+                };
+                Ok(Plays::Outputs(leg.play(&tape)?.into_iter().map(own).collect()))
+            }
+            #[cfg(feature = "msl-host")]
+            Player::Originals(leg) => {
+                drop(tape);
+                Ok(Plays::Judged(Box::new(judge_original(&label, leg, case)?)))
+            }
+        }
     }
+}
+
+/// Plays the case on originals and judges it by the contract and by their limits.
+#[cfg(feature = "msl-host")]
+fn judge_original(
+    label: &str,
+    leg: &mut MslHostLeg,
+    case: &dyn Prepared,
+) -> Result<CaseResultReport, DriverError> {
+    leg.findings.clear();
+    let judged = originals::run(|leg| run_prepared(case, leg), leg)?;
+    let mut report = result((label, ORACLE), &[("", Ok(judged.contract))]);
+    report.status = match judged.status {
+        originals::Status::Pass => Status::Pass,
+        originals::Status::ExpectedDifference => Status::ExpectedDifference,
+        originals::Status::Mismatch => Status::Mismatch,
+    };
+    if let (originals::Status::ExpectedDifference, Some(limited)) = (judged.status, judged.limited)
+    {
+        let limits = originals::names(&judged.limits);
+        let (error, tolerance) = (limited.error, limited.tolerance);
+        report.reason = format!(
+            "{}; with {limits} in the oracle {error:.2e}, within {tolerance:.2e}",
+            report.reason
+        );
+    }
+    let findings: Vec<_> = leg.findings.iter().map(CheckerFinding::from).collect();
+    report.note_findings(Some(findings));
+    Ok(report)
 }
 
 /// The outputs of one way of playing.
@@ -77,6 +162,51 @@ impl Outputs {
     }
 }
 
+/// One report of several: their legs, side by side on the same cases. A leg whose label is
+/// taken already gets a number behind it.
+pub fn merge(reports: Vec<Report>) -> Report {
+    let mut all = Report {
+        schema: SCHEMA.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        machine: String::new(),
+        legs: Vec::new(),
+        summary: Summary::default(),
+        cases: Vec::new(),
+        sources: Vec::new(),
+        ran_at: String::new(),
+        timing: RunTiming { total_s: 0.0 },
+    };
+    for (number, mut report) in reports.into_iter().enumerate() {
+        let taken: Vec<String> = all.legs.iter().map(|l| l.label.clone()).collect();
+        let rename = |label: &mut String| {
+            if taken.contains(label) {
+                *label = format!("{label} #{}", number + 1);
+            }
+        };
+        report.legs.iter_mut().for_each(|l| rename(&mut l.label));
+        report.sources.iter_mut().for_each(|s| rename(&mut s.leg));
+        for result in report.cases.iter_mut().flat_map(|c| &mut c.results) {
+            rename(&mut result.leg);
+            rename(&mut result.against);
+        }
+        for case in report.cases {
+            let same = |c: &&mut CaseReport| (&c.kernel, &c.case) == (&case.kernel, &case.case);
+            match all.cases.iter_mut().find(same) {
+                Some(known) => known.results.extend(case.results),
+                None => all.cases.push(case),
+            }
+        }
+        let separator = if all.machine.is_empty() { "" } else { "; " };
+        all.machine += &format!("{separator}{}", report.machine);
+        all.legs.extend(report.legs);
+        all.sources.extend(report.sources);
+        all.ran_at = all.ran_at.max(report.ran_at);
+        all.timing.total_s += report.timing.total_s;
+    }
+    all.summary = Summary::of(&all.cases);
+    all
+}
+
 /// Runs `case` on all legs at once and judges it.
 pub fn run_case(case: &dyn Case, legs: &mut [OpenLeg]) -> CaseReport {
     let (kernel, name) = (case.kernel().to_owned(), case.id());
@@ -88,7 +218,7 @@ pub fn run_case(case: &dyn Case, legs: &mut [OpenLeg]) -> CaseReport {
         }
     };
     let prepared = &*prepared;
-    let played: Vec<Result<Vec<Outputs>, DriverError>> = std::thread::scope(|scope| {
+    let played: Vec<Result<Plays, DriverError>> = std::thread::scope(|scope| {
         let threads: Vec<_> =
             legs.iter_mut().map(|leg| scope.spawn(|| leg.play(prepared))).collect();
         let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
@@ -98,13 +228,10 @@ pub fn run_case(case: &dyn Case, legs: &mut [OpenLeg]) -> CaseReport {
         };
         threads.into_iter().map(join).collect()
     });
-    let mut results: Vec<CaseResultReport> = legs
-        .iter()
-        .zip(&played)
-        .map(|(leg, played)| against_oracle(&leg.label, played, prepared))
-        .collect();
+    let judge = |(leg, played): (&OpenLeg, &_)| against_oracle(&leg.label, played, prepared);
+    let mut results: Vec<CaseResultReport> = legs.iter().zip(&played).map(judge).collect();
     for (left, right) in pairs(legs) {
-        if let (Ok(a), Ok(b)) = (&played[left], &played[right]) {
+        if let (Ok(Plays::Outputs(a)), Ok(Plays::Outputs(b))) = (&played[left], &played[right]) {
             let outcome = prepared.judge_pair(&a[0].slices(), &b[0].slices());
             results.push(result((&legs[left].label, &legs[right].label), &[("", outcome)]));
         }
@@ -120,11 +247,13 @@ fn pairs(legs: &[OpenLeg]) -> Vec<(usize, usize)> {
 
 fn against_oracle(
     label: &str,
-    played: &Result<Vec<Outputs>, DriverError>,
+    played: &Result<Plays, DriverError>,
     case: &dyn Prepared,
 ) -> CaseResultReport {
     let played = match played {
-        Ok(played) => played,
+        Ok(Plays::Outputs(played)) => played,
+        #[cfg(feature = "msl-host")]
+        Ok(Plays::Judged(report)) => return (**report).clone(),
         Err(e) => return refused(label, ORACLE, e),
     };
     let outcomes: Vec<(&str, CaseResult)> =
@@ -137,19 +266,22 @@ fn against_oracle(
         compile_ms: milliseconds(|p| p.played.run.compile),
         execute_ms: milliseconds(|p| p.played.run.execute),
     });
-    report.findings = findings(played);
-    if let Some([first, ..]) = report.findings.as_deref()
-        && report.status == Status::Pass
-    {
-        report.status = Status::Finding;
-        report.reason = format!(
-            "{} at {}: {}",
-            first.kind,
-            first.place.as_deref().unwrap_or("?"),
-            first.message
-        );
-    }
+    report.note_findings(findings(played));
     report
+}
+
+impl CaseResultReport {
+    /// Takes over what the checker found; numbers that pass do not excuse a defect.
+    fn note_findings(&mut self, findings: Option<Vec<CheckerFinding>>) {
+        if let Some([first, ..]) = findings.as_deref()
+            && self.status.good()
+        {
+            self.status = Status::Finding;
+            let place = first.place.as_deref().unwrap_or("an unknown place");
+            self.reason = format!("{} at {place}: {}; {}", first.kind, first.message, self.reason);
+        }
+        self.findings = findings;
+    }
 }
 
 /// What the checker found in any way of playing, each defect once.
@@ -230,6 +362,7 @@ fn status_of(error: &DriverError) -> Status {
             Status::CompileError
         }
         DriverError::Output { .. } => Status::Mismatch,
+        DriverError::Unpublished { .. } => Status::Skipped,
         _ => Status::RuntimeError,
     }
 }

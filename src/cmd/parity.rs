@@ -1,0 +1,311 @@
+//! `wgtq parity`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Instant, SystemTime};
+
+use anstyle::AnsiColor;
+use wgtq::driver::{DriverError, Outputs, check_writable};
+use wgtq::gpu::device::Selection;
+use wgtq::legs::{Availability, LegName, availability};
+use wgtq::parity::report::{
+    CaseReport, CaseResultReport, LegReport, Report, RunTiming, SCHEMA, Status, Summary,
+};
+use wgtq::parity::suite::{self, OpenLeg};
+use wgtq::parity::{Case, html};
+
+use super::{GpuArgs, MslArgs, machine};
+
+/// Every kernel on every leg that this machine has: each leg against the f64 oracle, WGSL against
+/// native MSL, and the checker's verdict on both forms of MSL.
+///
+/// Exit codes: 0 all pass; 1 a mismatch or a finding; 2 something could not run.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Only these kernels
+    #[arg(long, value_name = "STEM", value_delimiter = ',')]
+    kernel: Vec<String>,
+    /// Only cases whose name contains this, such as d256 or softcap
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+    /// Only every N-th case, for a quick look
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    every: u32,
+    /// Only these legs [default: all that this machine has]
+    #[arg(long, value_enum, value_delimiter = ',')]
+    leg: Vec<LegName>,
+    /// Legs that must run: exit code 2 where one does not
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "LEG")]
+    require_legs: Vec<LegName>,
+    #[command(flatten)]
+    msl: MslArgs,
+    #[command(flatten)]
+    gpu: GpuArgs,
+    /// Name put behind the legs' names (leg@NAME), for reports that will be merged
+    #[arg(long, value_name = "NAME")]
+    tag: Option<String>,
+    /// Run nothing: put the cases and legs of these reports into one
+    #[arg(long, value_name = "REPORT.json", num_args = 1.., conflicts_with_all = ["kernel", "case", "every", "leg", "require_legs", "msl_dir", "adapter", "backend", "tag"])]
+    merge: Vec<PathBuf>,
+    /// Write the JSON report here
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Also write a self-contained HTML page
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+    /// Print the JSON report on stdout instead of the table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Args {
+    /// Runs the sub-command.
+    pub fn run(self) -> Result<ExitCode, DriverError> {
+        for path in self.out.iter().chain(&self.html) {
+            check_writable(path)?;
+        }
+        let report = if self.merge.is_empty() {
+            self.play()?
+        } else {
+            let reports: Vec<Report> =
+                self.merge.iter().map(|p| super::read_json(p)).collect::<Result<_, _>>()?;
+            suite::merge(reports)
+        };
+        self.write(&report)?;
+        let missing: Vec<&LegReport> = report
+            .legs
+            .iter()
+            .filter(|l| !l.available && self.require_legs.iter().any(|r| r.as_str() == l.label))
+            .collect();
+        for leg in &missing {
+            let reason = leg.reason.as_deref().unwrap_or("it did not run");
+            super::complain(&format!("--require-legs {}: {reason}", leg.label));
+        }
+        let code = if missing.is_empty() { report.summary.exit_code() } else { 2 };
+        Ok(ExitCode::from(code))
+    }
+
+    /// Runs the cases on the legs.
+    fn play(&self) -> Result<Report, DriverError> {
+        let cases = self.cases()?;
+        let (mut legs, leg_reports) = self.legs()?;
+        let start = Instant::now();
+        let bar = super::bar(cases.len() as u64);
+        let mut reports: Vec<CaseReport> = Vec::new();
+        for case in &cases {
+            bar.set_message(format!("{} {}", case.kernel(), case.id()));
+            let report = suite::run_case(case.as_ref(), &mut legs);
+            for f in report.failures() {
+                let line = format!("{} {}: {}", report.kernel, report.case, failure(f));
+                bar.suspend(|| super::note(&line));
+            }
+            reports.push(report);
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(Report {
+            schema: SCHEMA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine: format!("{}, {}", machine::system(), machine::processor()),
+            legs: leg_reports,
+            summary: Summary::of(&reports),
+            cases: reports,
+            sources: legs.into_iter().flat_map(|l| l.sources).collect(),
+            ran_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            timing: RunTiming { total_s: start.elapsed().as_secs_f64() },
+        })
+    }
+
+    fn cases(&self) -> Result<Vec<Box<dyn Case>>, DriverError> {
+        for kernel in &self.kernel {
+            let known = || wgtq::kernels::ALL.iter().map(|c| c.stem);
+            if !known().any(|stem| stem == kernel) {
+                return Err(DriverError::Argument {
+                    flag: "--kernel",
+                    need: format!("one of {}", known().collect::<Vec<_>>().join(", ")),
+                    found: kernel.clone(),
+                });
+            }
+        }
+        let wanted = |case: &Box<dyn Case>| {
+            (self.kernel.is_empty() || self.kernel.iter().any(|k| k == case.kernel()))
+                && self.case.as_ref().is_none_or(|text| case.id().contains(text.as_str()))
+        };
+        let cases: Vec<_> =
+            suite::cases().into_iter().filter(wanted).step_by(self.every as usize).collect();
+        if cases.is_empty() {
+            return Err(DriverError::Argument {
+                flag: "--case",
+                need: "text that a case of these kernels contains".to_owned(),
+                found: self.case.clone().unwrap_or_default(),
+            });
+        }
+        Ok(cases)
+    }
+
+    /// Opens the legs that are wanted and there, and says of every other why not.
+    fn legs(&self) -> Result<(Vec<OpenLeg>, Vec<LegReport>), DriverError> {
+        let selection = Selection::from(self.gpu.clone());
+        let (mut open, mut reports) = (Vec::new(), Vec::new());
+        for found in availability(&selection) {
+            if !self.leg.is_empty() && !self.leg.contains(&found.leg) {
+                continue;
+            }
+            let label = self.label(found.leg);
+            let opened = if found.is_available() {
+                self.open(found.leg, &selection).map_err(|e| e.to_string())
+            } else {
+                Err(why(&found))
+            };
+            match opened {
+                Ok(mut leg) => {
+                    super::note(&format!("leg {label} on {}", leg.leg().adapter().line()));
+                    let adapter = Some(leg.leg().adapter().clone());
+                    leg.label.clone_from(&label);
+                    reports.push(LegReport { label, available: true, reason: None, adapter });
+                    open.push(leg);
+                }
+                Err(reason) => {
+                    super::note(&format!("leg {label} left out: {reason}"));
+                    let reason = Some(reason);
+                    reports.push(LegReport { label, available: false, reason, adapter: None });
+                }
+            }
+        }
+        if open.is_empty() {
+            return Err(DriverError::Gpu { message: "no leg can run".to_owned() });
+        }
+        Ok((open, reports))
+    }
+
+    fn open(&self, leg: LegName, selection: &Selection) -> Result<OpenLeg, DriverError> {
+        match self.msl.folder() {
+            Some(folder) if leg == LegName::MslHost => OpenLeg::originals(folder),
+            _ => Ok(OpenLeg::new(leg.open(selection)?)),
+        }
+    }
+
+    fn label(&self, leg: LegName) -> String {
+        match &self.tag {
+            Some(tag) => format!("{}@{tag}", leg.as_str()),
+            None => leg.as_str().to_owned(),
+        }
+    }
+
+    fn write(&self, report: &Report) -> Result<(), DriverError> {
+        let json = super::pretty(report)?;
+        let mut outputs = Outputs::default();
+        if let Some(path) = &self.out {
+            outputs.stage(path, json.as_bytes())?;
+        }
+        if let Some(path) = &self.html {
+            outputs.stage(path, html::page(report).as_bytes())?;
+        }
+        outputs.commit()?;
+        if self.json {
+            super::print(&json);
+        } else {
+            show(report);
+        }
+        let written: Vec<String> =
+            self.out.iter().chain(&self.html).map(|p| Path::display(p).to_string()).collect();
+        if !written.is_empty() {
+            super::note(&format!("wrote {}", written.join(", ")));
+        }
+        Ok(())
+    }
+}
+
+/// Why a leg cannot run and what to do about it.
+fn why(found: &Availability) -> String {
+    match &found.hint {
+        Some(hint) => format!("{}; {hint}", found.reason),
+        None => found.reason.clone(),
+    }
+}
+
+fn failure(f: &CaseResultReport) -> String {
+    let red = AnsiColor::Red.on_default().bold();
+    format!("{red}{}{red:#} {} against {}: {}", f.status.as_str(), f.leg, f.against, f.reason)
+}
+
+/// A row a comparison and a column a kernel: how many cases are well, and the largest error.
+fn show(report: &Report) {
+    let kernels: Vec<&str> = distinct(report.cases.iter().map(|c| c.kernel.as_str()));
+    let sides = distinct(
+        report.cases.iter().flat_map(|c| &c.results).map(|r| (r.leg.as_str(), r.against.as_str())),
+    );
+    let header: Vec<String> =
+        kernels.iter().map(|k| k.replacen("flash_attn_vec", "attn_vec", 1)).collect();
+    let header: Vec<&str> =
+        std::iter::once("leg").chain(header.iter().map(String::as_str)).collect();
+    let mut table = super::table(&header);
+    for (leg, against) in sides {
+        let mut row = vec![if against == wgtq::parity::report::ORACLE {
+            leg.to_owned()
+        } else {
+            format!("{leg} / {against}")
+        }];
+        row.extend(kernels.iter().map(|kernel| cell(report, kernel, leg, against)));
+        table.add_row(row);
+    }
+    super::print(&format!("\n{table}"));
+    super::print(
+        "\nEach cell: cases that are well, of how many; largest error (x: its tolerance).",
+    );
+    for leg in report.legs.iter().filter(|l| !l.available) {
+        super::print(&format!(
+            "leg {} did not run: {}",
+            leg.label,
+            leg.reason.as_deref().unwrap_or("no reason known")
+        ));
+    }
+    let counts: Vec<String> = Status::ALL
+        .iter()
+        .filter(|s| report.summary.count(**s) > 0)
+        .map(|s| format!("{} {}", report.summary.count(*s), s.as_str()))
+        .collect();
+    let good = report.summary.exit_code() == 0;
+    let color = if good { AnsiColor::Green } else { AnsiColor::Red }.on_default().bold();
+    let word = if good { "PASS" } else { "FAIL" };
+    super::print(&format!(
+        "\n{color}{word}{color:#}  {} in {:.0} s",
+        counts.join(", "),
+        report.timing.total_s
+    ));
+}
+
+fn cell(report: &Report, kernel: &str, leg: &str, against: &str) -> String {
+    let results: Vec<&CaseResultReport> = report
+        .cases
+        .iter()
+        .filter(|c| c.kernel == kernel)
+        .flat_map(|c| &c.results)
+        .filter(|r| r.leg == leg && r.against == against)
+        .collect();
+    let ran = results.iter().filter(|r| r.status != Status::Skipped).count();
+    let good = results.iter().filter(|r| r.status.good() && r.status != Status::Skipped).count();
+    // The error that uses up most of its tolerance; violations have none to use.
+    let share = |r: &CaseResultReport| r.error.zip(r.tolerance).map(|(e, t)| (e, e / t));
+    let worst = results.iter().filter_map(|r| share(r)).max_by(|a, b| a.1.total_cmp(&b.1));
+    let error = match worst {
+        Some((0.0, _)) | None => String::new(),
+        Some((error, share)) if share.is_finite() => format!(" {error:.0e} ({share:.2} x)"),
+        Some((error, _)) => format!(" {error}"),
+    };
+    match results.len() {
+        0 => "-".to_owned(),
+        _ if ran == 0 => "skipped".to_owned(),
+        _ => format!("{good}/{ran}{error}"),
+    }
+}
+
+fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
+    let mut all = Vec::new();
+    for item in items {
+        if !all.contains(&item) {
+            all.push(item);
+        }
+    }
+    all
+}
