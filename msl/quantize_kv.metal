@@ -56,8 +56,9 @@ kernel void quantize_kv(
 
     // Phase 2: butterflies, narrowest stride first; normalise.
     butterflies(x, lane);
+    float factor = normaliser(lane);
     for (uint i = 0; i < EPT; i++) {
-        x[i] *= INV_SQRT_HEAD_DIM;
+        x[i] *= factor;
     }
 
     // Phase 3: the norm of the block this lane belongs to. Every lane takes part in every sum.

@@ -236,7 +236,7 @@ fn show(report: &Report) {
         report.cases.iter().flat_map(|c| &c.results).map(|r| (r.leg.as_str(), r.against.as_str())),
     );
     let header: Vec<String> =
-        kernels.iter().map(|k| k.replacen("flash_attn_vec", "attn_vec", 1)).collect();
+        kernels.iter().map(|k| k.replacen("flash_attn_vec", "flash_attn\n_vec", 1)).collect();
     let header: Vec<&str> =
         std::iter::once("leg").chain(header.iter().map(String::as_str)).collect();
     let mut table = super::table(&header);
@@ -257,7 +257,7 @@ fn show(report: &Report) {
         super::print(&format!(
             "leg {} did not run: {}",
             leg.label,
-            leg.reason.as_deref().unwrap_or("no reason known")
+            leg.reason.as_deref().unwrap_or("no reason known").replace("; ", "\n    ")
         ));
     }
     let counts: Vec<String> = Status::ALL

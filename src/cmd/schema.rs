@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use wgtq::driver::DriverError;
 use wgtq::export::KernelContract;
+use wgtq::parity;
 use wgtq::sweep::{audit, multistep};
 
 /// Print the JSON schema of a report.
@@ -20,6 +21,8 @@ enum Which {
     Audit,
     /// The JSON of a multistep run
     Multistep,
+    /// The JSON of a parity run
+    Parity,
     /// The contract beside an exported kernel
     Kernel,
 }
@@ -30,6 +33,7 @@ impl Args {
         let schema = match self.report {
             Which::Audit => schemars::schema_for!(audit::Audit),
             Which::Multistep => schemars::schema_for!(multistep::Report),
+            Which::Parity => schemars::schema_for!(parity::report::Report),
             Which::Kernel => schemars::schema_for!(KernelContract),
         };
         super::print(&super::pretty(&schema)?);

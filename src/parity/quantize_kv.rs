@@ -228,6 +228,7 @@ impl Tally {
             let more = if ulps > NORM_ULPS as usize { "more" } else { &ulps.to_string() };
             histogram.push(bin(&format!("norms off by {more} ulp"), count));
         }
+        histogram.retain(|b| b.count > 0);
         Outcome::violations(&self.violations, "codes and norms", histogram)
     }
 }

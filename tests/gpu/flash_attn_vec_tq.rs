@@ -1,12 +1,21 @@
 use proptest::prelude::*;
 use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
-use wgtq::parity::flash_attn_vec_tq::{Case, cases};
+use wgtq::parity::flash_attn_vec_tq::{Case, base, cases};
 
-use crate::support::check;
+use crate::support::{check, output_planned_for};
 
 #[test]
 fn every_edge_and_ratio_equals_the_oracle() {
     cases().iter().for_each(check);
+}
+
+/// Subgroups that are narrower than a plan was told must show: a sum over half of the lanes could
+/// pass for a result.
+#[test]
+fn a_plan_for_wider_subgroups_than_there_are_ends_in_nan() {
+    let case = base(HeadDim::ALL[2]);
+    let Some(output) = output_planned_for(&case, 64) else { return };
+    assert!(output.iter().all(|x| x.is_nan()), "{:?}", &output[..8]);
 }
 
 /// Any shape that a caller may ask for, small enough to run in milliseconds.
