@@ -38,11 +38,16 @@ fn header(first: &str, sides: &[Side<'_>]) -> String {
             out,
             "<th scope=\"col\"{}>{}<small>vs {}</small></th>",
             if begins { " class=\"begins\"" } else { "" },
-            escape(side.leg),
-            escape(side.against)
+            label(side.leg),
+            label(side.against)
         );
     }
     out + "</tr></thead>"
+}
+
+/// The label of a leg, which may break before its machine.
+fn label(leg: &str) -> String {
+    escape(leg).replace('@', "<wbr>@")
 }
 
 /// All results of a kernel and a comparison in one cell.

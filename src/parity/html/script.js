@@ -150,20 +150,26 @@
     address(`#r${k}.${row}.${side}`);
   }
 
-  // Every result has an address. A page inside a frame may have none of its own.
-  function address(hash) {
-    try { history.replaceState(null, "", hash || location.pathname + location.search); } catch { /* stays as it is */ }
+  // Every result has an address. A page inside a frame may have none of its own, so links within
+  // the page are followed here.
+  function address(hash, how = "replaceState") {
+    try { history[how](null, "", hash || location.pathname + location.search); } catch { /* stays as it is */ }
   }
-  function follow() {
-    const to = /^#(?:k(\d+)|r(\d+)\.(\d+)\.(\d+))$/.exec(location.hash);
-    if (!to) return;
-    if (to[1] !== undefined) sections[to[1]]?.setAttribute("open", "");
-    else show(Number(to[2]), Number(to[3]), Number(to[4]));
+  function follow(hash) {
+    const to = /^#(?:k(\d+)|r(\d+)\.(\d+)\.(\d+))$/.exec(hash);
+    const section = to && sections[to[1]];
+    if (section) {
+      section.open = true;
+      section.scrollIntoView();
+    } else if (to) show(Number(to[2]), Number(to[3]), Number(to[4]));
   }
-  window.addEventListener("hashchange", follow);
+  window.addEventListener("hashchange", () => follow(location.hash));
   document.addEventListener("click", (event) => {
-    const link = event.target.closest("a[href^='#']");
-    if (link && link.hash === location.hash) follow();
+    const hash = event.target.closest("a[href^='#']")?.getAttribute("href");
+    if (!hash || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    if (hash.startsWith("#k")) address(hash, "pushState");
+    follow(hash);
   });
   dialog.addEventListener("keydown", (event) => {
     const by = { ArrowLeft: "previousSibling", ArrowRight: "nextSibling" }[event.key];
@@ -240,5 +246,5 @@
   form.elements.close.addEventListener("click", () => sections.forEach((d) => { d.open = false; }));
   form.hidden = false;
   filter();
-  follow();
+  follow(location.hash);
 })();

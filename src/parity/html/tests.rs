@@ -65,7 +65,7 @@ fn embedded(page: &str) -> Value {
 
 /// Whether every element that begins ends, in order, and every attribute is quoted.
 fn balance(page: &str) -> Result<(), String> {
-    const VOID: [&str; 3] = ["meta", "input", "br"];
+    const VOID: [&str; 4] = ["meta", "input", "br", "wbr"];
     let mut open: Vec<&str> = Vec::new();
     let mut rest = page.strip_prefix("<!doctype html>").ok_or("no doctype")?;
     while let Some((_, tag)) = rest.split_once('<') {
