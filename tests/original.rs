@@ -223,6 +223,7 @@ fn attention(
     softcap: f32,
 ) -> flash_attn_vec_tq::Case {
     flash_attn_vec_tq::Case {
+        k_bits: Bits::B4,
         codec: codec(head_dim, Rotation::Plain),
         num_heads: 4,
         num_kv_heads: 2,

@@ -73,7 +73,7 @@ fn a_broken_wgsl_kernel_and_a_broken_msl_kernel_each_turn_the_report_red_by_name
     assert_eq!(failing(&good), HashSet::new());
     assert_eq!(Summary::of(&good).exit_code(), 0);
 
-    let (stem, from, to) = ("dequantize_kv", "centroid(word, c) * scale", "centroid(word, c)");
+    let (stem, from, to) = ("dequantize_kv", "BITS, 0u) * scale;", "BITS, 0u);");
     let red = reports(&mut open((LegName::Wgsl, stem, from, to)));
     // The leg itself, and the pair that it is one half of; nothing else.
     assert_eq!(failing(&red), HashSet::from([(stem, "wgsl")]));

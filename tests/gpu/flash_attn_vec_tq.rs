@@ -28,6 +28,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
     let softcap = prop_oneof![Just(0.0f32), Just(5.0), Just(30.0)];
     (pipeline, num_kv_heads, ring, mask, softcap, 1u32..9, 0.1f32..6.0, any::<u64>()).prop_map(
         |((d, g), nkv, (cap, n, start), (mask, window), softcap, nwg, sigma, seed)| Case {
+            k_bits: Bits::B4,
             codec: Codec::new(HeadDim::ALL[d], Bits::B4, Rotation::Plain),
             num_heads: nkv * g,
             num_kv_heads: nkv,
