@@ -127,12 +127,15 @@ impl Args {
                 });
             }
         }
-        let wanted = |case: &Box<dyn Case>| {
+        let wanted = |case: &dyn Case| {
             (self.kernel.is_empty() || self.kernel.iter().any(|k| k == case.kernel()))
                 && self.case.as_ref().is_none_or(|text| case.id().contains(text.as_str()))
         };
-        let cases: Vec<_> =
-            suite::cases().into_iter().filter(wanted).step_by(self.every as usize).collect();
+        let cases: Vec<_> = suite::cases()
+            .into_iter()
+            .filter(|case| wanted(case.as_ref()))
+            .step_by(self.every as usize)
+            .collect();
         if cases.is_empty() {
             return Err(DriverError::Argument {
                 flag: "--case",
