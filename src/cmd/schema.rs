@@ -20,6 +20,8 @@ enum Which {
     Audit,
     /// The JSON of a multistep run
     Multistep,
+    /// The JSON of `wgtq compare`
+    Compare,
     /// The contract beside an exported kernel
     Kernel,
 }
@@ -30,6 +32,7 @@ impl Args {
         let schema = match self.report {
             Which::Audit => schemars::schema_for!(audit::Audit),
             Which::Multistep => schemars::schema_for!(multistep::Report),
+            Which::Compare => schemars::schema_for!(wgtq::compare::Comparison),
             Which::Kernel => schemars::schema_for!(KernelContract),
         };
         super::print(&super::pretty(&schema)?);
