@@ -12,7 +12,7 @@ use wgtq::parity::report::{
     CaseReport, CaseResultReport, LegReport, Report, RunTiming, SCHEMA, Status, Summary,
 };
 use wgtq::parity::suite::{self, OpenLeg};
-use wgtq::parity::{Case, html};
+use wgtq::parity::{Case, compact, html};
 
 use super::{GpuArgs, MslArgs, machine};
 
@@ -53,6 +53,10 @@ pub struct Args {
     /// Also write a self-contained HTML page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write JSON that can be kept in a repository and compared with later reports: a line a case,
+    /// without clocks and histograms
+    #[arg(long)]
+    compact: bool,
     /// Print the JSON report on stdout instead of the table
     #[arg(long)]
     json: bool,
@@ -195,8 +199,16 @@ impl Args {
         }
     }
 
+    fn text(&self, report: &Report) -> Result<String, DriverError> {
+        if !self.compact {
+            return super::pretty(report);
+        }
+        compact::lines(&report.clone().compact())
+            .map_err(|e| DriverError::File { path: "JSON".into(), source: e.into() })
+    }
+
     fn write(&self, report: &Report) -> Result<(), DriverError> {
-        let json = super::pretty(report)?;
+        let json = self.text(report)?;
         let mut outputs = Outputs::default();
         if let Some(path) = &self.out {
             outputs.stage(path, json.as_bytes())?;
