@@ -125,6 +125,28 @@ pub enum DriverError {
         /// The limit.
         seconds: u64,
     },
+    /// Dawn, Node.js or a driver for it is not there.
+    #[error("{reason}; {hint}")]
+    NoDawn {
+        /// What is missing.
+        reason: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// Dawn's process ended, or its device failed.
+    #[error("Dawn: {message}")]
+    Dawn {
+        /// What happened.
+        message: String,
+    },
+    /// Dawn did not answer.
+    #[error("Dawn: {what}: no answer after {seconds} s")]
+    DawnTimeout {
+        /// The kernel, or what else it was asked for.
+        what: String,
+        /// The limit.
+        seconds: u64,
+    },
     /// The library refused a plan, a launch or a buffer.
     #[error("{0}")]
     Library(#[from] crate::Error),
@@ -148,6 +170,9 @@ impl DriverError {
             | Self::Original { .. }
             | Self::Unpublished { .. }
             | Self::MslTimeout { .. }
+            | Self::NoDawn { .. }
+            | Self::Dawn { .. }
+            | Self::DawnTimeout { .. }
             | Self::Library(_) => 2,
         }
     }
@@ -205,6 +230,18 @@ fn temporary_beside(path: &Path) -> Result<tempfile::NamedTempFile, DriverError>
     builder
         .tempfile_in(folder)
         .map_err(|source| DriverError::File { path: path.to_owned(), source })
+}
+
+/// Where compiled kernels and tools are kept: `WGTQ_CACHE`, else `wgtq` in the user's cache folder.
+pub fn cache_folder() -> PathBuf {
+    match std::env::var_os("WGTQ_CACHE") {
+        Some(folder) => PathBuf::from(folder),
+        None => std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("wgtq"),
+    }
 }
 
 /// A message on one line, as errors are printed.

@@ -79,7 +79,7 @@ impl Args {
         let missing: Vec<&LegReport> = report
             .legs
             .iter()
-            .filter(|l| !l.available && self.require_legs.iter().any(|r| r.as_str() == l.label))
+            .filter(|l| !l.available && self.require_legs.iter().any(|&r| self.label(r) == l.label))
             .collect();
         for leg in &missing {
             let reason = leg.reason.as_deref().unwrap_or("it did not run");

@@ -214,7 +214,7 @@ impl Gpu {
         let mut gpu =
             Self { caps: Caps::of(&device), report: AdapterReport::of(adapter), device, queue };
         if gpu.caps.subgroup_size.is_some() {
-            let width = gpu.scoped(|| super::probe::subgroup_size(&gpu.device, &gpu.queue))??;
+            let width = gpu.scoped(|| super::probe::on_device(&gpu.device, &gpu.queue))??;
             gpu.caps = gpu.caps.with_subgroup_size(width);
             gpu.report.measured_subgroup_size = width;
         }

@@ -4,7 +4,7 @@
 pub mod device;
 mod kernel;
 #[cfg(feature = "driver")]
-mod probe;
+pub(crate) mod probe;
 
 pub use kernel::{Bound, Checks, Kernel, Options, PassthroughCode, RawKernel};
 

@@ -19,13 +19,14 @@ const WORKGROUP_SIZES: [u32; 3] = [32, 64, 128];
 
 /// The smallest width seen; none where threads that follow each other in the workgroup do not
 /// follow each other in the subgroup, which the kernels' shuffles rely on.
-pub(super) fn subgroup_size(
-    device: &wgpu::Device,
-    queue: &wgpu::Queue,
+///
+/// `run` runs a text, with one workgroup of the given size, and returns what it wrote.
+pub(crate) fn subgroup_size(
+    mut run: impl FnMut(&str, u32) -> Result<Vec<[u32; 2]>, DriverError>,
 ) -> Result<Option<u32>, DriverError> {
     let mut smallest = None;
     for size in WORKGROUP_SIZES {
-        let lanes = run(device, queue, size)?;
+        let lanes = run(&TEXT.replace("SIZE", &size.to_string()), size)?;
         let width = lanes.iter().map(|[width, _]| *width).min().unwrap_or(0);
         let ordered = (0u32..).zip(&lanes).all(|(tid, [w, lane])| *w == width && *lane == tid % w);
         if width == 0 || !ordered {
@@ -36,16 +37,25 @@ pub(super) fn subgroup_size(
     Ok(smallest)
 }
 
+/// The width on a wgpu device.
+pub(super) fn on_device(
+    device: &wgpu::Device,
+    queue: &wgpu::Queue,
+) -> Result<Option<u32>, DriverError> {
+    subgroup_size(|text, size| run(device, queue, text, size))
+}
+
 /// Width and lane of each thread of one workgroup.
 fn run(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
+    text: &str,
     size: u32,
 ) -> Result<Vec<[u32; 2]>, DriverError> {
     let fail = |e: &dyn std::fmt::Display| DriverError::Gpu { message: one_line(&e.to_string()) };
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some("subgroup probe"),
-        source: wgpu::ShaderSource::Wgsl(TEXT.replace("SIZE", &size.to_string()).into()),
+        source: wgpu::ShaderSource::Wgsl(text.into()),
     });
     let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some("subgroup probe"),

@@ -1,6 +1,7 @@
 //! Legs: who can execute a kernel. A driver writes a [`Tape`] once and any leg plays it.
 
 mod availability;
+mod dawn;
 #[cfg(feature = "msl-host")]
 mod msl_host;
 #[cfg(feature = "msl-host")]
@@ -17,6 +18,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 pub use availability::{Availability, Status, availability};
+pub use dawn::DawnLeg;
+pub(crate) use dawn::{dawn_turned_off, driver_hint};
 #[cfg(feature = "msl-host")]
 pub use msl_host::MslHostLeg;
 pub use played::{CheckerFinding, Played};
@@ -43,6 +46,8 @@ pub enum LegName {
     WgslTrusted,
     /// The WGSL as SPIR-V through a pass-through module (Vulkan).
     WgslSpirv,
+    /// The WGSL as a browser takes it, through Dawn.
+    WgslDawn,
     /// The native MSL through a pass-through module (Metal).
     Msl,
     /// The native MSL executed on this machine's processor.
@@ -59,6 +64,7 @@ impl LegName {
         Self::Wgsl,
         Self::WgslTrusted,
         Self::WgslSpirv,
+        Self::WgslDawn,
         Self::Msl,
         #[cfg(feature = "msl-host")]
         Self::MslHost,
@@ -72,6 +78,7 @@ impl LegName {
             Self::Wgsl => "wgsl",
             Self::WgslTrusted => "wgsl-trusted",
             Self::WgslSpirv => "wgsl-spirv",
+            Self::WgslDawn => "wgsl-dawn",
             Self::Msl => "msl",
             #[cfg(feature = "msl-host")]
             Self::MslHost => "msl-host",
@@ -93,6 +100,7 @@ impl LegName {
     /// Opens the leg.
     pub fn open(self, selection: &Selection) -> Result<Box<dyn Leg + Send>, DriverError> {
         match self {
+            Self::WgslDawn => Ok(Box::new(DawnLeg::open()?)),
             #[cfg(feature = "msl-host")]
             Self::MslHost | Self::WgslNagaMsl => Ok(Box::new(MslHostLeg::open(self)?)),
             _ => Ok(Box::new(WgpuLeg::open(self, selection)?)),
