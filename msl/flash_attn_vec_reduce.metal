@@ -26,9 +26,9 @@ kernel void flash_attn_vec_reduce(
     uint pairs = nrows * HEAD_DIM * nwg + row * 2u * nwg;
 
     // Phase 1: the common maximum, over splits that saw something.
-    float top = -3.4028235e38f;
+    float top = -3.40282346e38f;
     for (uint w = 0; w < nwg; w++) {
-        top = max(top, partials[pairs + 2u * w] != 0.0f ? partials[pairs + 2u * w + 1u] : -3.4028235e38f);
+        top = max(top, partials[pairs + 2u * w] != 0.0f ? partials[pairs + 2u * w + 1u] : -3.40282346e38f);
     }
 
     // Phase 2: the weight of each split.

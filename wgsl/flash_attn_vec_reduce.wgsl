@@ -26,9 +26,9 @@ fn main(
     let pairs = nrows * HEAD_DIM * nwg + row * 2u * nwg;
 
     // Phase 1: the common maximum, over splits that saw something.
-    var top = -3.4028235e38;
+    var top = -3.40282346e38;
     for (var w = 0u; w < nwg; w++) {
-        top = max(top, select(-3.4028235e38, partials[pairs + 2u * w + 1u], partials[pairs + 2u * w] != 0.0));
+        top = max(top, select(-3.40282346e38, partials[pairs + 2u * w + 1u], partials[pairs + 2u * w] != 0.0));
     }
 
     // Phase 2: the weight of each split.
