@@ -167,7 +167,7 @@ pub struct Plan {
 impl Plan {
     /// The plan with `text` in place of the kernel's own file, behind the same contract. A
     /// contract lives as long as the program: for the few replacements of a test.
-    #[cfg(feature = "suite")]
+    #[cfg(any(feature = "driver", feature = "web"))]
     pub(crate) fn with_text(&self, text: &str) -> Self {
         let text: &'static str = Box::leak(text.to_owned().into_boxed_str());
         let contract = match self.language {

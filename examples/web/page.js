@@ -31,13 +31,16 @@ function verdict(state, text) {
 let adapter = null;
 function askForSubgroups() {
   const own = GPUAdapter.prototype.requestDevice;
-  GPUAdapter.prototype.requestDevice = function (descriptor = {}) {
+  GPUAdapter.prototype.requestDevice = async function (descriptor = {}) {
     adapter = this;
     const requiredFeatures = [...(descriptor.requiredFeatures ?? [])];
     if (asked.get("subgroups") !== "off" && this.features.has("subgroups")) {
       requiredFeatures.push("subgroups");
     }
-    return own.call(this, { ...descriptor, requiredFeatures });
+    const device = await own.call(this, { ...descriptor, requiredFeatures });
+    // wgpu reads this, and it is younger than WebGPU itself.
+    if (!device.adapterInfo) Object.defineProperty(device, "adapterInfo", { value: this.info });
+    return device;
   };
 }
 
@@ -71,11 +74,22 @@ function showAdapter(report) {
     ["Features", [...adapter.features].sort().join(", ")],
     ["Browser", navigator.userAgent],
   ];
-  for (const name in adapter.limits) rows.push([name, adapter.limits[name].toLocaleString("en")]);
-  $("#gpu table").replaceChildren(...rows.map(([name, value]) => element("tr", {},
-    element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
+  const limits = [];
+  // A limit is a property of the prototype: Object.entries does not see it.
+  for (const name in adapter.limits) limits.push([name, adapter.limits[name].toLocaleString("en")]);
+  const ofCompute = ([name]) => /Compute|StorageBuffer|UniformBuffer|maxBufferSize/.test(name)
+    && !/Dynamic|Fragment|Vertex/.test(name);
+  const rest = limits.filter((limit) => !ofCompute(limit));
+  const fill = (selector, list) => $(selector).replaceChildren(
+    ...list.map(([name, value]) => element("tr", {},
+      element("th", { scope: "row", textContent: name }), element("td", { textContent: value }))));
+  fill("#gpu table", [...rows, ...limits.filter(ofCompute)]);
+  fill("#gpu details table", rest);
   $("#gpu").hidden = false;
 }
+
+/** A name that may break after its underscores. */
+const breakable = (name) => name.replaceAll("_", "_\u200b");
 
 /** The table of kernels and head dims, filled while cases run. */
 class Matrix {
@@ -84,7 +98,7 @@ class Matrix {
     const dims = [...new Set(cases.map((c) => c.head_dim))];
     const kernels = [...new Set(cases.map((c) => c.kernel))];
     const body = kernels.map((kernel) => row("td", [
-      element("th", { scope: "row", textContent: kernel }),
+      element("th", { scope: "row", textContent: breakable(kernel) }),
       ...dims.map((dim) => {
         const cell = { total: 0, done: 0, passed: 0, skipped: 0, worst: 0, node: element("td") };
         this.cells.set(`${kernel} ${dim}`, cell);
@@ -126,6 +140,9 @@ function showFailure(report, result) {
     ` ${report.kernel} ${report.case}`, element("span", { textContent: result.reason })));
 }
 
+const time = (us) => us < 1e3 ? `${us.toPrecision(3)} µs`
+  : `${us < 1e6 ? (us / 1e3).toPrecision(3) : Math.round(us / 1e3)} ms`;
+
 const short = (x) => x === null ? "" : x === 0 ? "0" : x.toExponential(1);
 
 function showCases(reports) {
@@ -152,7 +169,8 @@ function curve(points) {
   const xs = points.map((p) => Math.log2(p.kv_seq_len));
   const ys = points.map((p) => Math.log10(p.timing.us_per_call));
   const [x0, x1] = [Math.min(...xs) - 0.3, Math.max(...xs) + 0.3];
-  const [y0, y1] = [Math.floor(Math.min(...ys)), Math.max(Math.ceil(Math.max(...ys)), Math.floor(Math.min(...ys)) + 1)];
+  const y0 = Math.floor(Math.min(...ys));
+  const y1 = Math.max(Math.ceil(Math.max(...ys)), y0 + 1);
   const x = (v) => left + (v - x0) / (x1 - x0) * (width - left - 8);
   const y = (v) => height - bottom - (v - y0) / (y1 - y0) * (height - bottom - 12);
   const node = (name, attributes, text = "") => {
@@ -166,7 +184,7 @@ function curve(points) {
   for (let power = y0; power <= y1; power += 1) {
     svg.append(node("line", { x1: left, x2: width - 8, y1: y(power), y2: y(power) }),
       node("text", { x: left - 6, y: y(power) + 4, "text-anchor": "end" },
-        power > 3 ? `${10 ** (power - 3)} ms` : power === 3 ? "1 ms" : `${10 ** power} µs`));
+        power < 3 ? `${10 ** power} µs` : `${10 ** (power - 3)} ms`));
   }
   points.forEach((p, i) => svg.append(
     node("text", { x: x(xs[i]), y: height - bottom + 16, "text-anchor": "middle" }, p.kv_seq_len),
@@ -185,8 +203,8 @@ function showBench(bench) {
   const timed = bench.points.filter((p) => p.timing);
   $("#bench .curve").replaceChildren(...(timed.length ? [curve(timed)] : []));
   const cells = ({ kv_seq_len, nwg, verified, timing }) => [kv_seq_len, nwg,
-    timing ? `${timing.us_per_call.toPrecision(3)} µs` : verified.reason,
-    timing ? timing.us_range.map((us) => us.toPrecision(3)).join(" to ") : "",
+    timing ? time(timing.us_per_call) : verified.reason,
+    timing ? timing.us_range.map(time).join(" to ") : "",
     timing ? `${timing.samples} x ${timing.calls}` : ""];
   $("#bench table").replaceChildren(row("th", ["positions", "splits", "a call", "samples", "calls"]),
     ...bench.points.map((p) => row("td", cells(p))));
@@ -273,7 +291,8 @@ async function send() {
     state: document.body.dataset.state,
     verdict: $("#verdict").textContent,
     failures: document.querySelectorAll("#failures li").length,
-    red: [...document.querySelectorAll("#matrix td.bad")].map((td) => td.parentNode.firstChild.textContent),
+    red: [...document.querySelectorAll("#matrix td.bad")].map((td) =>
+      td.parentNode.firstChild.textContent.replaceAll("\u200b", "")),
     report: link.hidden ? null : await (await fetch(link.href)).text(),
   };
   await fetch("/report", { method: "POST", body: JSON.stringify(shown) });

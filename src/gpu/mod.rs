@@ -3,7 +3,7 @@
 #[cfg(feature = "driver")]
 pub mod device;
 mod kernel;
-#[cfg(feature = "suite")]
+#[cfg(any(feature = "driver", feature = "web"))]
 pub(crate) mod probe;
 #[cfg(feature = "suite")]
 mod report;

@@ -35,6 +35,7 @@ pub struct AdapterReport {
 
 impl AdapterReport {
     /// What `adapter` says of itself.
+    #[cfg(any(feature = "driver", feature = "web"))]
     pub(crate) fn of(adapter: &wgpu::Adapter) -> Self {
         let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
         let has = |f: wgpu::Features| features.contains(f);

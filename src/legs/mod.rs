@@ -10,6 +10,7 @@ mod played;
 mod recorder;
 #[cfg(feature = "driver")]
 pub(crate) mod spirv;
+#[cfg(any(feature = "driver", feature = "web"))]
 pub(crate) mod submit;
 mod tape;
 #[cfg(feature = "driver")]
