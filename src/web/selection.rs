@@ -1,22 +1,25 @@
 //! Which cases run: all, or a part of each kernel at each head dim.
 
-use crate::parity::Case;
-use crate::parity::suite;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Every `every`-th case of each kernel at each head dim, the first of each always.
+use crate::parity::{Case, suite};
+
+/// Every `every`-th case of each kernel at each head dim, one of each at least. The first cases of
+/// a kernel are its smallest and show the least: a part starts in the middle of its step.
 pub(super) fn select(every: u32) -> Vec<Box<dyn Case>> {
-    let mut seen: Vec<((&str, String), u32)> = Vec::new();
-    let mut wanted = |case: &Box<dyn Case>| {
-        let group = (case.kernel(), head_dim(&case.id()));
-        let at = seen.iter().position(|(known, _)| *known == group).unwrap_or_else(|| {
-            seen.push((group, 0));
-            seen.len() - 1
-        });
-        let number = seen[at].1;
-        seen[at].1 += 1;
-        number.is_multiple_of(every.max(1))
+    let every = usize::try_from(every.max(1)).unwrap_or(usize::MAX);
+    let cases = suite::cases();
+    let mut groups: BTreeMap<(&str, String), Vec<usize>> = BTreeMap::new();
+    for (index, case) in cases.iter().enumerate() {
+        groups.entry((case.kernel(), head_dim(&case.id()))).or_default().push(index);
+    }
+    let part = |group: &Vec<usize>| {
+        let first = every.min(group.len()) / 2;
+        group.iter().copied().skip(first).step_by(every).collect::<Vec<_>>()
     };
-    suite::cases().into_iter().filter(|case| wanted(case)).collect()
+    let chosen: BTreeSet<usize> = groups.values().flat_map(part).collect();
+    let numbered = cases.into_iter().enumerate();
+    numbered.filter(|(index, _)| chosen.contains(index)).map(|(_, case)| case).collect()
 }
 
 /// The word of a case's name that tells its head dim, such as `d128`.

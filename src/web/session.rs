@@ -88,12 +88,16 @@ impl Session {
 
     /// The cases that will run: `kernel`, `head_dim` and `case` of each.
     pub fn cases(&self) -> Result<String, JsError> {
-        let listed = |case: &Box<dyn Case>| Listed {
-            kernel: case.kernel(),
-            head_dim: head_dim(&case.id()),
-            case: case.id(),
-        };
-        Ok(serde_json::to_string(&self.cases.iter().map(listed).collect::<Vec<_>>())?)
+        let listed: Vec<Listed> = self
+            .cases
+            .iter()
+            .map(|case| Listed {
+                kernel: case.kernel(),
+                head_dim: head_dim(&case.id()),
+                case: case.id(),
+            })
+            .collect();
+        Ok(serde_json::to_string(&listed)?)
     }
 
     /// Runs case `index` and returns its report.
