@@ -1,11 +1,12 @@
 // Decodes packed rows to f32. The result stays in the rotated basis.
 //
-// One thread a packed word: eight coordinates. Threads are numbered over
-// [token][kv_head][word].
+// One thread for eight coordinates, an octet. Threads are numbered over
+// [token][kv_head][octet].
 // Contract: src/kernels/dequantize_kv.rs. Oracle: src/oracle/dequantize_kv.rs.
 
 constant constexpr uint ROW_WORDS = HEAD_DIM * BITS / 32u;
-constant constexpr uint WORDS_PER_BLOCK = ROW_WORDS / NORMS_PER_POS;
+constant constexpr uint OCTETS = HEAD_DIM / 8u;
+constant constexpr uint BLOCK_OCTETS = OCTETS / NORMS_PER_POS; // octets that share a norm
 
 struct Params {
     uint head_dim;
@@ -28,29 +29,34 @@ kernel void dequantize_kv(
     uint3 workgroup [[threadgroup_position_in_grid]],
     uint3 workgroups [[threadgroups_per_grid]],
     uint tid [[thread_index_in_threadgroup]]) {
-    threadgroup float codebook[LEVELS];
+    threadgroup float codebook[CODEBOOK_LEN];
 
     // Phase 1: codebook to threadgroup memory.
     codebook_fill(codebook, tid);
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
-    // Phase 2: which word.
+    // Phase 2: which octet.
     uint i = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP_SIZE + tid;
-    if (i >= params.num_tokens * params.num_kv_heads * ROW_WORDS) {
+    if (i >= params.num_tokens * params.num_kv_heads * OCTETS) {
         return;
     }
-    uint w = i % ROW_WORDS;
-    uint kv_head = i / ROW_WORDS % params.num_kv_heads;
-    uint token = i / ROW_WORDS / params.num_kv_heads;
+    uint octet = i % OCTETS;
+    uint kv_head = i / OCTETS % params.num_kv_heads;
+    uint token = i / OCTETS / params.num_kv_heads;
     uint slot = (params.read_pos + token) % params.cache_capacity;
     uint row = kv_head * params.cache_capacity + slot;
 
     // Phase 3: decode and store.
-    float norm = norms[row * NORMS_PER_POS + w / WORDS_PER_BLOCK];
+    float norm = norms[row * NORMS_PER_POS + octet / BLOCK_OCTETS];
     float scale = decode_scale(norm, params.scale_factor_d512);
-    uint word = packed[row * ROW_WORDS + w];
-    uint at = token * params.dst_token_stride + kv_head * params.dst_head_stride + w * CODES_PER_WORD;
-    for (uint c = 0; c < CODES_PER_WORD; c++) {
-        dst[at + c] = centroid(codebook, word, c) * scale;
+    uint bit = octet * 8u * BITS;
+    uint word = row * ROW_WORDS + bit / 32u;
+    uint2 words = uint2(packed[word], packed[word + second_word(bit, BITS)]);
+    float4 lo = centroids(codebook, four_codes(words, bit % 32u), BITS, 0u) * scale;
+    float4 hi = centroids(codebook, four_codes(words, bit % 32u + 4u * BITS), BITS, 0u) * scale;
+    uint at = token * params.dst_token_stride + kv_head * params.dst_head_stride + octet * 8u;
+    for (uint c = 0; c < 4u; c++) {
+        dst[at + c] = lo[c];
+        dst[at + 4u + c] = hi[c];
     }
 }

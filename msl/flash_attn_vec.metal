@@ -55,14 +55,15 @@ kernel void flash_attn_vec(
     uint begin = min(first + split * span, params.kv_seq_len);
     uint end = min(begin + span, params.kv_seq_len);
 
+    float start = sum_start(row_sum_fits(tid));
     float top[GROUP];
     float sum[GROUP];
     float4 acc[GROUP * VECS];
     for (uint h = 0; h < GROUP; h++) {
         top[h] = NO_SCORE;
-        sum[h] = 0.0f;
+        sum[h] = start;
         for (uint i = 0; i < VECS; i++) {
-            acc[h * VECS + i] = float4(0.0f);
+            acc[h * VECS + i] = float4(start);
         }
     }
 

@@ -5,8 +5,9 @@
 // groups; each handles ROWS positions at a time, so that ROWS reads are in flight.
 // Contract: src/kernels/flash_attn_vec_tq.rs. Oracle: src/oracle/flash_attn_vec_tq.rs.
 
-constant constexpr uint WORDS = COORDS * BITS / 32u; // packed words a lane reads of each row
-constant constexpr uint ROW_WORDS = HEAD_DIM * BITS / 32u;
+constant constexpr uint OCTETS = COORDS / 8u; // groups of eight codes that a lane reads of each row
+constant constexpr uint K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
+constant constexpr uint V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
 constant constexpr uint BLOCK_LANES = LANES / NORMS_PER_POS; // lanes whose coordinates share a norm
 
 struct Params {
@@ -35,7 +36,7 @@ kernel void flash_attn_vec_tq(
     device float *dst [[buffer(6)]],           // [head][coord], or partials
     uint3 workgroup [[threadgroup_position_in_grid]],
     uint tid [[thread_index_in_threadgroup]]) {
-    threadgroup float codebook[LEVELS];
+    threadgroup float codebook[CODEBOOK_LEN];
     threadgroup float merge_acc[ROW_GROUPS * HEAD_DIM];
     threadgroup float merge_max[ROW_GROUPS];
     threadgroup float merge_sum[ROW_GROUPS];
@@ -64,14 +65,15 @@ kernel void flash_attn_vec_tq(
     uint begin = min(first + split * span, params.kv_seq_len);
     uint end = min(begin + span, params.kv_seq_len);
 
+    float start = sum_start(row_sum_fits(tid));
     float top[GROUP];
     float sum[GROUP];
     float4 acc[GROUP * VECS];
     for (uint h = 0; h < GROUP; h++) {
         top[h] = NO_SCORE;
-        sum[h] = 0.0f;
+        sum[h] = start;
         for (uint i = 0; i < VECS; i++) {
-            acc[h * VECS + i] = float4(0.0f);
+            acc[h * VECS + i] = float4(start);
         }
     }
 
@@ -86,12 +88,14 @@ kernel void flash_attn_vec_tq(
             for (uint h = 0; h < GROUP; h++) {
                 scores[r * GROUP + h] = 0.0f;
             }
-            for (uint w = 0; w < WORDS; w++) {
-                uint word = k_packed[row * ROW_WORDS + lane * WORDS + w];
-                float4 lo = centroids(codebook, word, 0u);
-                float4 hi = centroids(codebook, word, 1u);
+            for (uint o = 0; o < OCTETS; o++) {
+                uint bit = (lane * OCTETS + o) * 8u * K_BITS;
+                uint word = row * K_ROW_WORDS + bit / 32u;
+                uint2 words = uint2(k_packed[word], k_packed[word + second_word(bit, K_BITS)]);
+                float4 lo = centroids(codebook, four_codes(words, bit % 32u), K_BITS, 0u);
+                float4 hi = centroids(codebook, four_codes(words, bit % 32u + 4u * K_BITS), K_BITS, 0u);
                 for (uint h = 0; h < GROUP; h++) {
-                    uint at = h * VECS + 2u * w;
+                    uint at = h * VECS + 2u * o;
                     scores[r * GROUP + h] += dot(lo, query[at]) + dot(hi, query[at + 1u]);
                 }
             }
@@ -131,12 +135,14 @@ kernel void flash_attn_vec_tq(
             uint row = rows[r];
             float norm = v_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
             float factor = decode_scale(norm, params.scale_factor_d512);
-            for (uint w = 0; w < WORDS; w++) {
-                uint word = v_packed[row * ROW_WORDS + lane * WORDS + w];
-                float4 lo = centroids(codebook, word, 0u) * factor;
-                float4 hi = centroids(codebook, word, 1u) * factor;
+            for (uint o = 0; o < OCTETS; o++) {
+                uint bit = (lane * OCTETS + o) * 8u * V_BITS;
+                uint word = row * V_ROW_WORDS + bit / 32u;
+                uint2 words = uint2(v_packed[word], v_packed[word + second_word(bit, V_BITS)]);
+                float4 lo = centroids(codebook, four_codes(words, bit % 32u), V_BITS, V_BASE) * factor;
+                float4 hi = centroids(codebook, four_codes(words, bit % 32u + 4u * V_BITS), V_BITS, V_BASE) * factor;
                 for (uint h = 0; h < GROUP; h++) {
-                    uint at = h * VECS + 2u * w;
+                    uint at = h * VECS + 2u * o;
                     acc[at] += scores[r * GROUP + h] * lo;
                     acc[at + 1u] += scores[r * GROUP + h] * hi;
                 }

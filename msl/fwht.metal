@@ -36,8 +36,9 @@ kernel void fwht(
     butterflies(x, lane);
 
     // Phase 3: normalise, sign, store.
+    float factor = normaliser(lane);
     for (uint i = 0; i < EPT; i++) {
-        x[i] *= INV_SQRT_HEAD_DIM;
+        x[i] *= factor;
     }
     if (SIGN_AFTER) {
         apply_signs(x, lane * EPT);

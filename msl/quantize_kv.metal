@@ -1,11 +1,11 @@
 // Encodes K or V: rotate, take the norm, scale to N(0, 1), pick the nearest centroid, pack.
 //
 // A row is one token of one KV head. A threadgroup handles ROWS_PER_WORKGROUP rows, one
-// simdgroup a row; a lane holds EPT contiguous coordinates, which are EPT * BITS / 8 whole bytes
-// of the packed row, so no neighbouring row is touched.
+// simdgroup a row. Codes of a row go through threadgroup memory and are packed a word a lane: words
+// are written whole, and a row is whole words at every width, so no neighbouring row is touched.
 // Contract: src/kernels/quantize_kv.rs. Oracle: src/oracle/quantize_kv.rs.
 
-constant constexpr uint LANE_BYTES = EPT * BITS / 8; // packed bytes of a lane: 1, 2, 4 or 8
+constant constexpr uint ROW_WORDS = HEAD_DIM * BITS / 32;
 constant constexpr uint BLOCK_LANES = 32 / NORMS_PER_POS; // lanes whose coordinates share a norm
 
 struct Params {
@@ -29,15 +29,28 @@ inline uint nearest(float z) {
     return code;
 }
 
+// Word w of a row: its codes as a stream, first coordinate in the lowest bits.
+inline uint packed_word(threadgroup const uchar *codes, uint w) {
+    uint first = 32 * w / BITS;
+    uint word = uint(codes[first]) >> (32 * w % BITS);
+    for (uint c = first + 1; c * BITS < 32 * (w + 1); c++) {
+        word |= uint(codes[c]) << (c * BITS - 32 * w);
+    }
+    return word;
+}
+
 kernel void quantize_kv(
     device const float *src [[buffer(0)]], // [token][kv_head][coord]
-    device uchar *packed [[buffer(1)]],    // [kv_head][slot][byte]
+    device uint *packed [[buffer(1)]],     // [kv_head][slot][word]
     device float *norms [[buffer(2)]],     // [kv_head][slot][block]
     constant Params &params [[buffer(3)]],
     uint3 workgroup [[threadgroup_position_in_grid]],
     uint3 workgroups [[threadgroups_per_grid]],
     uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint lane [[thread_index_in_simdgroup]]) {
+    threadgroup uchar all_codes[ROWS_PER_WORKGROUP * HEAD_DIM]; // [row][coord]
+    threadgroup uchar *codes = all_codes + simdgroup * HEAD_DIM;
+
     uint row = (workgroup.y * workgroups.x + workgroup.x) * ROWS_PER_WORKGROUP + simdgroup;
     if (row >= params.num_tokens * params.num_kv_heads) {
         return; // whole simdgroups leave, and nothing below waits for another simdgroup
@@ -56,8 +69,9 @@ kernel void quantize_kv(
 
     // Phase 2: butterflies, narrowest stride first; normalise.
     butterflies(x, lane);
+    float factor = normaliser(lane);
     for (uint i = 0; i < EPT; i++) {
-        x[i] *= INV_SQRT_HEAD_DIM;
+        x[i] *= factor;
     }
 
     // Phase 3: the norm of the block this lane belongs to. Every lane takes part in every sum.
@@ -79,15 +93,13 @@ kernel void quantize_kv(
     }
     scale = norm <= ZERO_NORM ? 0.0f : scale / norm;
 
-    // Phase 4: quantise and pack, first coordinate in the lowest bits.
-    uchar bytes[LANE_BYTES];
-    for (uint b = 0; b < LANE_BYTES; b++) {
-        uint low = nearest(x[2 * b] * scale);
-        uint high = nearest(x[2 * b + 1] * scale);
-        bytes[b] = uchar(low | (high << BITS));
+    // Phase 4: quantise.
+    for (uint i = 0; i < EPT; i++) {
+        codes[lane * EPT + i] = uchar(nearest(x[i] * scale));
     }
+    simdgroup_barrier(mem_flags::mem_threadgroup);
 
-    // Phase 5: store. In a sliding run longer than the cache, the newest token of a slot wins.
+    // Phase 5: pack and store. In a sliding run longer than the cache, the newest token of a slot wins.
     uint slot = params.write_pos + token;
     bool overwritten = false;
     if (params.is_sliding != 0) {
@@ -96,8 +108,8 @@ kernel void quantize_kv(
     }
     if (!overwritten) {
         uint at = kv_head * params.cache_capacity + slot;
-        for (uint b = 0; b < LANE_BYTES; b++) {
-            packed[at * (HEAD_DIM * BITS / 8) + lane * LANE_BYTES + b] = bytes[b];
+        for (uint w = lane; w < ROW_WORDS; w += 32) {
+            packed[at * ROW_WORDS + w] = packed_word(codes, w);
         }
         if (lane % BLOCK_LANES == 0) {
             norms[at * NORMS_PER_POS + block] = norm;

@@ -6,7 +6,7 @@ mod files;
 use std::path::PathBuf;
 
 #[cfg(feature = "driver")]
-pub use files::{Outputs, check_writable};
+pub use files::{Outputs, cache_folder, check_writable};
 
 /// What can go wrong in a driver. `exit_code` tells a bad argument from a bad machine.
 #[derive(Debug, thiserror::Error)]
@@ -130,6 +130,28 @@ pub enum DriverError {
         /// The limit.
         seconds: u64,
     },
+    /// Dawn, Node.js or a driver for it is not there.
+    #[error("{reason}; {hint}")]
+    NoDawn {
+        /// What is missing.
+        reason: String,
+        /// What to do about it.
+        hint: String,
+    },
+    /// Dawn's process ended, or its device failed.
+    #[error("Dawn: {message}")]
+    Dawn {
+        /// What happened.
+        message: String,
+    },
+    /// Dawn did not answer.
+    #[error("Dawn: {what}: no answer after {seconds} s")]
+    DawnTimeout {
+        /// The kernel, or what else it was asked for.
+        what: String,
+        /// The limit.
+        seconds: u64,
+    },
     /// The library refused a plan, a launch or a buffer.
     #[error("{0}")]
     Library(#[from] crate::Error),
@@ -153,6 +175,9 @@ impl DriverError {
             | Self::Original { .. }
             | Self::Unpublished { .. }
             | Self::MslTimeout { .. }
+            | Self::NoDawn { .. }
+            | Self::Dawn { .. }
+            | Self::DawnTimeout { .. }
             | Self::Library(_) => 2,
         }
     }

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
 pub mod codec;
+#[cfg(feature = "driver")]
+pub mod compare;
 pub mod contract;
 #[cfg(feature = "suite")]
 pub mod driver;

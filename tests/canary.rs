@@ -101,10 +101,10 @@ fn quantize_judge_rejects_one_flipped_code_one_norm_and_a_touched_neighbour() {
 const MUTATIONS: &[(&str, &str, &str)] = &[
     ("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
     ("fwht", "middle_first(t), 8u));", "middle_first(t), 4u));"),
-    ("quantize_kv", "(m + 4u) * BITS);", "(m + 3u) * BITS);"),
+    ("quantize_kv", "c * BITS - 32u * w);", "c * BITS - 31u * w);"),
     ("quantize_kv", "z > boundaries[", "z < boundaries["),
     ("quantize_kv", "token > params.cache_capacity", "token >= params.cache_capacity"),
-    ("dequantize_kv", "centroid(word, c) * scale", "centroid(word, c ^ 1u) * scale"),
+    ("dequantize_kv", "bit % 32u + 4u * BITS)", "bit % 32u + 3u * BITS)"),
     ("flash_attn_vec_tq", "hi, query[at + 1u]", "hi, query[at]"),
     ("flash_attn_vec_tq", "end - 1u);", "end);"),
     (
@@ -122,6 +122,7 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
 fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
     let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Srht);
     let attention = parity::flash_attn_vec_tq::Case {
+        k_bits: Bits::B4,
         codec,
         num_heads: 4,
         num_kv_heads: 2,

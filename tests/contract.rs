@@ -29,15 +29,27 @@ fn plans(language: Language) -> Vec<Plan> {
         let caps = Caps { subgroup_size, ..Caps::WEBGPU };
         for head_dim in HeadDim::ALL {
             for rotation in [Rotation::Plain, Rotation::Srht] {
+                for bits in Bits::ALL {
+                    let codec = Codec::new(head_dim, bits, rotation);
+                    plans.push(quantize_kv::Problem { codec }.plan(&caps, language));
+                    plans.push(dequantize_kv::Problem { codec }.plan(&caps, language));
+                    let (k_bits, num_heads, num_kv_heads) = (bits, 2, 1);
+                    let problem =
+                        flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads };
+                    plans.push(problem.plan(&caps, language));
+                }
                 let codec = Codec::new(head_dim, Bits::B4, rotation);
                 for direction in [Direction::Forward, Direction::Inverse] {
                     let problem = fwht::Problem { head_dim, rotation, direction };
                     plans.push(problem.plan(&caps, language));
                 }
-                plans.push(quantize_kv::Problem { codec }.plan(&caps, language));
-                plans.push(dequantize_kv::Problem { codec }.plan(&caps, language));
                 for num_heads in [1, 3, 8, 11] {
-                    let problem = flash_attn_vec_tq::Problem { codec, num_heads, num_kv_heads: 1 };
+                    let problem = flash_attn_vec_tq::Problem {
+                        k_bits: Bits::B8,
+                        codec,
+                        num_heads,
+                        num_kv_heads: 1,
+                    };
                     plans.push(problem.plan(&caps, language));
                 }
             }
@@ -330,7 +342,8 @@ fn wgsl_and_msl_have_the_same_phases() {
 fn plans_beyond_a_device_are_refused_with_need_and_found() {
     let codec = Codec::new(HeadDim::ALL[3], Bits::B4, Rotation::Plain);
     let small = Caps { max_workgroup_storage: 4096, ..Caps::WEBGPU };
-    let problem = flash_attn_vec_tq::Problem { codec, num_heads: 8, num_kv_heads: 1 };
+    let problem =
+        flash_attn_vec_tq::Problem { k_bits: codec.bits, codec, num_heads: 8, num_kv_heads: 1 };
     let error = problem.plan(&small, Language::Wgsl).unwrap_err().to_string();
     assert!(error.contains("max_compute_workgroup_storage_size"), "{error}");
     assert!(error.contains("4096"), "{error}");
@@ -342,20 +355,6 @@ fn plans_beyond_a_device_are_refused_with_need_and_found() {
 #[test]
 fn codecs_that_the_kernels_cannot_run_are_refused_by_field() {
     let refused = |plan: wgtq::Result<Plan>| plan.unwrap_err().to_string();
-    for bits in Bits::ALL.into_iter().filter(|&bits| bits != Bits::B4) {
-        let codec = Codec::new(HeadDim::ALL[1], bits, Rotation::Plain);
-        let attend = flash_attn_vec_tq::Problem { codec, num_heads: 8, num_kv_heads: 1 };
-        for language in [Language::Wgsl, Language::Msl] {
-            let plans = [
-                quantize_kv::Problem { codec }.plan(&Caps::APPLE, language),
-                dequantize_kv::Problem { codec }.plan(&Caps::APPLE, language),
-                attend.plan(&Caps::APPLE, language),
-            ];
-            for plan in plans {
-                assert_eq!(refused(plan), format!("bits: need 4 for a kernel, found {bits}"));
-            }
-        }
-    }
     let plain = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
     let codec = Codec { norm_correction: true, ..plain };
     let plan = quantize_kv::Problem { codec }.plan(&Caps::APPLE, Language::Wgsl);

@@ -128,6 +128,7 @@ fn attention(
     nwg: u32,
 ) -> flash_attn_vec_tq::Case {
     flash_attn_vec_tq::Case {
+        k_bits: Bits::B4,
         codec: Codec::new(HeadDim::ALL[d], Bits::B4, Rotation::Plain),
         num_heads: 2 * ratio,
         num_kv_heads: 2,

@@ -223,6 +223,7 @@ fn attention(
     softcap: f32,
 ) -> flash_attn_vec_tq::Case {
     flash_attn_vec_tq::Case {
+        k_bits: Bits::B4,
         codec: codec(head_dim, Rotation::Plain),
         num_heads: 4,
         num_kv_heads: 2,
@@ -486,4 +487,41 @@ fn what_cannot_run_is_refused_on_one_line() {
     assert!(code == Some(1) && text.contains("--msl-dir: need --leg msl-host"), "{text}");
     let (code, text) = run("msl-host", "/nonexistent");
     assert!(code == Some(1) && text.contains("/nonexistent"), "{text}");
+}
+
+#[test]
+fn parity_names_the_limits_and_the_findings_of_originals() {
+    let Some(folder) = originals() else { return };
+    let report = |kernel: &str, case: &str, every: &str| -> (i32, Value) {
+        let output = Command::cargo_bin("wgtq")
+            .unwrap()
+            .args(["parity", "--json", "--leg", "msl-host", "--msl-dir"])
+            .arg(&folder)
+            .args(["--kernel", kernel, "--case", case, "--every", every])
+            .output()
+            .unwrap();
+        let report = serde_json::from_slice(&output.stdout);
+        let notes = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code().unwrap(), report.unwrap_or_else(|e| panic!("{e}: {notes}")))
+    };
+    let results = |report: &Value| -> Vec<Value> {
+        report["cases"].as_array().unwrap().iter().map(|c| c["results"][0].clone()).collect()
+    };
+    // Half Q in every attention; the lockstep that they rely on decides the status.
+    let (code, attention) = report("flash_attn_vec_tq", "d256 heads4/2 n100/128 at 90", "4");
+    assert_eq!(code, 1, "{attention:#}");
+    for result in results(&attention) {
+        assert_eq!(result["status"], "finding", "{result:#}");
+        assert_eq!(result["findings"][0]["kind"], "lockstep_reliance", "{result:#}");
+        assert!(result["limits"].as_array().unwrap().contains(&"half_q".into()), "{result:#}");
+    }
+    // An encoder that always signs is a difference that was expected; 64 was never published.
+    let (code, encoder) = report("quantize_kv", "d512 plain", "1");
+    assert_eq!((code, encoder["summary"]["mismatch"].as_u64()), (0, Some(0)), "{encoder:#}");
+    for result in results(&encoder) {
+        assert_eq!(result["status"], "expected_difference", "{result:#}");
+        assert_eq!(result["limits"], serde_json::json!(["signs_always_on"]));
+    }
+    let (_, narrow) = report("fwht", "d64", "8");
+    assert!(results(&narrow).iter().all(|r| r["status"] == "skipped"), "{narrow:#}");
 }

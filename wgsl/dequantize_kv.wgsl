@@ -1,11 +1,12 @@
 // Decodes packed rows to f32. The result stays in the rotated basis.
 //
-// One thread a packed word: eight coordinates. Threads are numbered over
-// [token][kv_head][word].
+// One thread for eight coordinates, an octet. Threads are numbered over
+// [token][kv_head][octet].
 // Contract: src/kernels/dequantize_kv.rs. Oracle: src/oracle/dequantize_kv.rs.
 
 const ROW_WORDS = HEAD_DIM * BITS / 32u;
-const WORDS_PER_BLOCK = ROW_WORDS / NORMS_PER_POS;
+const OCTETS = HEAD_DIM / 8u;
+const BLOCK_OCTETS = OCTETS / NORMS_PER_POS; // octets that share a norm
 
 struct Params {
     head_dim: u32,
@@ -34,23 +35,28 @@ fn main(
     codebook_fill(tid);
     workgroupBarrier();
 
-    // Phase 2: which word.
+    // Phase 2: which octet.
     let i = (workgroup.y * workgroups.x + workgroup.x) * WORKGROUP_SIZE + tid;
-    if (i >= params.num_tokens * params.num_kv_heads * ROW_WORDS) {
+    if (i >= params.num_tokens * params.num_kv_heads * OCTETS) {
         return;
     }
-    let w = i % ROW_WORDS;
-    let kv_head = i / ROW_WORDS % params.num_kv_heads;
-    let token = i / ROW_WORDS / params.num_kv_heads;
+    let octet = i % OCTETS;
+    let kv_head = i / OCTETS % params.num_kv_heads;
+    let token = i / OCTETS / params.num_kv_heads;
     let slot = (params.read_pos + token) % params.cache_capacity;
     let row = kv_head * params.cache_capacity + slot;
 
     // Phase 3: decode and store.
-    let norm = norms[row * NORMS_PER_POS + w / WORDS_PER_BLOCK];
+    let norm = norms[row * NORMS_PER_POS + octet / BLOCK_OCTETS];
     let scale = decode_scale(norm, params.scale_factor_d512);
-    let word = packed[row * ROW_WORDS + w];
-    let at = token * params.dst_token_stride + kv_head * params.dst_head_stride + w * CODES_PER_WORD;
-    for (var c = 0u; c < CODES_PER_WORD; c++) {
-        dst[at + c] = centroid(word, c) * scale;
+    let bit = octet * 8u * BITS;
+    let word = row * ROW_WORDS + bit / 32u;
+    let words = vec2(packed[word], packed[word + second_word(bit, BITS)]);
+    let lo = centroids(four_codes(words, bit % 32u), BITS, 0u) * scale;
+    let hi = centroids(four_codes(words, bit % 32u + 4u * BITS), BITS, 0u) * scale;
+    let at = token * params.dst_token_stride + kv_head * params.dst_head_stride + octet * 8u;
+    for (var c = 0u; c < 4u; c++) {
+        dst[at + c] = lo[c];
+        dst[at + 4u + c] = hi[c];
     }
 }

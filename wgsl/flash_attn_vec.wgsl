@@ -53,11 +53,16 @@ fn main(
     let begin = min(first + split * span, params.kv_seq_len);
     let end = min(begin + span, params.kv_seq_len);
 
+    let start = sum_start(row_sum_fits(tid));
     var top = array<f32, GROUP>();
     var sum = array<f32, GROUP>();
     var acc = array<vec4<f32>, GROUP * VECS>();
     for (var h = 0u; h < GROUP; h++) {
         top[h] = NO_SCORE;
+        sum[h] = start;
+        for (var i = 0u; i < VECS; i++) {
+            acc[h * VECS + i] = vec4(start);
+        }
     }
 
     for (var base = begin; base < end; base += ROW_GROUPS * ROWS) {

@@ -5,8 +5,9 @@
 // groups; each handles ROWS positions at a time, so that ROWS reads are in flight.
 // Contract: src/kernels/flash_attn_vec_tq.rs. Oracle: src/oracle/flash_attn_vec_tq.rs.
 
-const WORDS = COORDS * BITS / 32u; // packed words a lane reads of each row
-const ROW_WORDS = HEAD_DIM * BITS / 32u;
+const OCTETS = COORDS / 8u; // groups of eight codes that a lane reads of each row
+const K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
+const V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
 const BLOCK_LANES = LANES / NORMS_PER_POS; // lanes whose coordinates share a norm
 
 struct Params {
@@ -61,11 +62,16 @@ fn main(
     let begin = min(first + split * span, params.kv_seq_len);
     let end = min(begin + span, params.kv_seq_len);
 
+    let start = sum_start(row_sum_fits(tid));
     var top = array<f32, GROUP>();
     var sum = array<f32, GROUP>();
     var acc = array<vec4<f32>, GROUP * VECS>();
     for (var h = 0u; h < GROUP; h++) {
         top[h] = NO_SCORE;
+        sum[h] = start;
+        for (var i = 0u; i < VECS; i++) {
+            acc[h * VECS + i] = vec4(start);
+        }
     }
 
     for (var base = begin; base < end; base += ROW_GROUPS * ROWS) {
@@ -76,12 +82,14 @@ fn main(
             let i = min(base + r * ROW_GROUPS + row_group, end - 1u);
             let row = kv_head * params.kv_capacity + ring_slot(i, params.ring_start, params.kv_capacity);
             rows[r] = row;
-            for (var w = 0u; w < WORDS; w++) {
-                let word = k_packed[row * ROW_WORDS + lane * WORDS + w];
-                let lo = centroids(word, 0u);
-                let hi = centroids(word, 1u);
+            for (var o = 0u; o < OCTETS; o++) {
+                let bit = (lane * OCTETS + o) * 8u * K_BITS;
+                let word = row * K_ROW_WORDS + bit / 32u;
+                let words = vec2(k_packed[word], k_packed[word + second_word(bit, K_BITS)]);
+                let lo = centroids(four_codes(words, bit % 32u), K_BITS, 0u);
+                let hi = centroids(four_codes(words, bit % 32u + 4u * K_BITS), K_BITS, 0u);
                 for (var h = 0u; h < GROUP; h++) {
-                    let at = h * VECS + 2u * w;
+                    let at = h * VECS + 2u * o;
                     scores[r * GROUP + h] += dot(lo, query[at]) + dot(hi, query[at + 1u]);
                 }
             }
@@ -128,12 +136,14 @@ fn main(
             let row = rows[r];
             let norm = v_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
             let factor = decode_scale(norm, params.scale_factor_d512);
-            for (var w = 0u; w < WORDS; w++) {
-                let word = v_packed[row * ROW_WORDS + lane * WORDS + w];
-                let lo = centroids(word, 0u) * factor;
-                let hi = centroids(word, 1u) * factor;
+            for (var o = 0u; o < OCTETS; o++) {
+                let bit = (lane * OCTETS + o) * 8u * V_BITS;
+                let word = row * V_ROW_WORDS + bit / 32u;
+                let words = vec2(v_packed[word], v_packed[word + second_word(bit, V_BITS)]);
+                let lo = centroids(four_codes(words, bit % 32u), V_BITS, V_BASE) * factor;
+                let hi = centroids(four_codes(words, bit % 32u + 4u * V_BITS), V_BITS, V_BASE) * factor;
                 for (var h = 0u; h < GROUP; h++) {
-                    let at = h * VECS + 2u * w;
+                    let at = h * VECS + 2u * o;
                     acc[at] += scores[r * GROUP + h] * lo;
                     acc[at + 1u] += scores[r * GROUP + h] * hi;
                 }

@@ -1,10 +1,11 @@
 // Encodes K or V: rotate, take the norm, scale to N(0, 1), pick the nearest centroid, pack.
 //
 // A row is one token of one KV head. A workgroup handles ROWS_PER_WORKGROUP rows, HEAD_DIM / 8
-// threads a row; after the rotation a thread holds the eight coordinates of one packed word, so
-// words are written whole and no neighbouring row is touched.
+// threads a row. Codes of a row go through workgroup memory and are packed a word a thread: words
+// are written whole, and a row is whole words at every width, so no neighbouring row is touched.
 // Contract: src/kernels/quantize_kv.rs. Oracle: src/oracle/quantize_kv.rs.
 
+const ROW_WORDS = HEAD_DIM * BITS / 32u;
 const BLOCK_THREADS = ROW_THREADS / NORMS_PER_POS; // threads whose coordinates share a norm
 
 struct Params {
@@ -25,6 +26,7 @@ struct Params {
 
 var<workgroup> boundaries: array<f32, 1u << BITS>;
 var<workgroup> squares: array<f32, WORKGROUP_SIZE>;
+var<workgroup> codes: array<u32, ROWS_PER_WORKGROUP * HEAD_DIM>; // [row][coord]
 
 // Index of the nearest centroid: binary search among the boundaries, ties to the lower index.
 fn nearest(z: f32) -> u32 {
@@ -33,6 +35,16 @@ fn nearest(z: f32) -> u32 {
         code += select(0u, step, z > boundaries[code + step - 1u]);
     }
     return code;
+}
+
+// Word w of a row: its codes as a stream, first coordinate in the lowest bits.
+fn packed_word(local_row: u32, w: u32) -> u32 {
+    let first = 32u * w / BITS;
+    var word = codes[local_row * HEAD_DIM + first] >> (32u * w % BITS);
+    for (var c = first + 1u; c * BITS < 32u * (w + 1u); c++) {
+        word |= codes[local_row * HEAD_DIM + c] << (c * BITS - 32u * w);
+    }
+    return word;
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -90,14 +102,14 @@ fn main(
     }
     scale = select(scale / norm, 0.0, norm <= ZERO_NORM);
 
-    // Phase 4: quantise and pack eight codes, first coordinate in the lowest bits.
-    var word = 0u;
+    // Phase 4: quantise.
     for (var m = 0u; m < 4u; m++) {
-        word |= nearest(x.lo[m] * scale) << (m * BITS);
-        word |= nearest(x.hi[m] * scale) << ((m + 4u) * BITS);
+        codes[local_row * HEAD_DIM + 8u * t + m] = nearest(x.lo[m] * scale);
+        codes[local_row * HEAD_DIM + 8u * t + m + 4u] = nearest(x.hi[m] * scale);
     }
+    workgroupBarrier();
 
-    // Phase 5: store. In a sliding run longer than the cache, the newest token of a slot wins.
+    // Phase 5: pack and store. In a sliding run longer than the cache, the newest token of a slot wins.
     var slot = params.write_pos + token;
     var overwritten = false;
     if (params.is_sliding != 0u) {
@@ -106,7 +118,9 @@ fn main(
     }
     if (row < rows && !overwritten) {
         let at = kv_head * params.cache_capacity + slot;
-        packed[at * ROW_THREADS + t] = word;
+        for (var w = t; w < ROW_WORDS; w += ROW_THREADS) {
+            packed[at * ROW_WORDS + w] = packed_word(local_row, w);
+        }
         if (t % BLOCK_THREADS == 0u) {
             norms[at * NORMS_PER_POS + block] = norm;
         }

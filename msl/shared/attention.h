@@ -36,6 +36,22 @@ inline float soften(float s, float c) {
     return sign(s) * c * ((1.0f - t) / (1.0f + t));
 }
 
+// What sums start from: 0, or NaN in a lane that could not add up its row group, so that the
+// output is seen to be wrong and never only looks right.
+inline float sum_start(bool fits) {
+    return as_type<float>(fits ? 0u : 0x7fc00000u);
+}
+
+// Whether the shuffles reach the lanes they mean.
+inline bool row_sum_fits(uint tid) {
+    bool fits = true;
+    for (ushort mask = 1; mask < LANES; mask <<= 1) {
+        uint partner = simd_shuffle_xor(tid, mask);
+        fits = fits && partner == (tid ^ mask);
+    }
+    return fits;
+}
+
 // Sum over the LANES lanes of a row group by shuffles.
 inline float row_sum(float x) {
     for (ushort mask = 1; mask < LANES; mask <<= 1) {

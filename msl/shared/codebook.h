@@ -1,28 +1,36 @@
-// Decodes packed words by the codebook, which sits in threadgroup memory: a look-up by a value
-// that differs from lane to lane would be slow from constant memory.
+// Decodes packed rows by the codebooks, which sit in threadgroup memory: a look-up by a value that
+// differs from lane to lane would be slow from constant memory.
 // Call codebook_fill from every thread, then a barrier, before the first look-up.
-
-constant constexpr uint LEVELS = 1u << BITS;
-constant constexpr uint CODES_PER_WORD = 32u / BITS;
+//
+// A row is a stream of codes, first coordinate in the lowest bits. Eight codes are BITS bytes: at
+// every width they lie in two consecutive words, and four of them fit one word.
 
 inline void codebook_fill(threadgroup float *codebook, uint tid) {
-    for (uint i = tid; i < LEVELS; i += WORKGROUP_SIZE) {
+    for (uint i = tid; i < CODEBOOK_LEN; i += WORKGROUP_SIZE) {
         codebook[i] = CODEBOOK[i];
     }
 }
 
-inline float centroid(threadgroup const float *codebook, uint word, uint i) {
-    return codebook[(word >> (i * BITS)) & (LEVELS - 1u)];
+// How far the second word of the eight codes that start at `bit` is from the first: 0 or 1.
+inline uint second_word(uint bit, uint bits) {
+    return bit % 32u + 8u * bits > 32u ? 1u : 0u;
 }
 
-// Centroids of coordinates 4 half_word .. 4 half_word + 3 of a word of eight 4-bit codes.
-inline float4 centroids(threadgroup const float *codebook, uint word, uint half_word) {
-    uint codes = word >> (half_word * 16u);
+// Four codes of two words, from bit `at` of the first; what follows them is not cleared.
+inline uint four_codes(uint2 words, uint at) {
+    uint shift = at % 32u;
+    uint low = (words.x >> shift) | ((words.y << (31u - shift)) << 1u);
+    return at >= 32u ? words.y >> shift : low;
+}
+
+// Centroids of four codes, by the codebook of this width at `base`.
+inline float4 centroids(threadgroup const float *codebook, uint codes, uint bits, uint base) {
+    uint mask = (1u << bits) - 1u;
     return float4(
-        centroid(codebook, codes, 0u),
-        centroid(codebook, codes, 1u),
-        centroid(codebook, codes, 2u),
-        centroid(codebook, codes, 3u));
+        codebook[base + (codes & mask)],
+        codebook[base + ((codes >> bits) & mask)],
+        codebook[base + ((codes >> (2u * bits)) & mask)],
+        codebook[base + ((codes >> (3u * bits)) & mask)]);
 }
 
 // Factor from a centroid to a rotated coordinate, given the norm of its block.

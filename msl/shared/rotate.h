@@ -26,6 +26,12 @@ inline void butterflies(thread float (&x)[EPT], uint lane) {
     }
 }
 
+// 1 / sqrt(HEAD_DIM), or NaN where a simdgroup does not have the 32 lanes of a row.
+inline float normaliser(uint lane) {
+    bool fits = simd_shuffle_xor(lane, ushort(16)) == (lane ^ 16u);
+    return fits ? INV_SQRT_HEAD_DIM : as_type<float>(0x7fc00000u);
+}
+
 // The rotation's sign of coordinate c, +1 or -1.
 inline float sign_of(uint c) {
     return 1.0f - 2.0f * float((SIGN_WORDS[c / 32] >> (c % 32)) & 1u);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use wgtq::driver::DriverError;
+use wgtq::driver::{DriverError, cache_folder};
 use wgtq::gpu::device::{AdapterReport, Backend, Selection, probe, turned_off};
 use wgtq::legs::{Availability, availability};
-use wgtq::msl::toolchain::{Toolchain, cache_folder};
+use wgtq::msl::toolchain::Toolchain;
 
 use super::{GpuArgs, machine};
 

@@ -12,7 +12,7 @@ use wgtq::parity::report::{
     CaseReport, CaseResultReport, LegReport, Report, RunTiming, SCHEMA, Status, Summary,
 };
 use wgtq::parity::suite::{self, OpenLeg};
-use wgtq::parity::{Case, html};
+use wgtq::parity::{Case, compact, html};
 
 use super::{GpuArgs, MslArgs, machine};
 
@@ -53,6 +53,10 @@ pub struct Args {
     /// Also write a self-contained HTML page
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Write JSON that can be kept in a repository and compared with later reports: a line a case,
+    /// without clocks and histograms
+    #[arg(long)]
+    compact: bool,
     /// Print the JSON report on stdout instead of the table
     #[arg(long)]
     json: bool,
@@ -75,7 +79,7 @@ impl Args {
         let missing: Vec<&LegReport> = report
             .legs
             .iter()
-            .filter(|l| !l.available && self.require_legs.iter().any(|r| r.as_str() == l.label))
+            .filter(|l| !l.available && self.require_legs.iter().any(|&r| self.label(r) == l.label))
             .collect();
         for leg in &missing {
             let reason = leg.reason.as_deref().unwrap_or("it did not run");
@@ -127,12 +131,15 @@ impl Args {
                 });
             }
         }
-        let wanted = |case: &Box<dyn Case>| {
+        let wanted = |case: &dyn Case| {
             (self.kernel.is_empty() || self.kernel.iter().any(|k| k == case.kernel()))
                 && self.case.as_ref().is_none_or(|text| case.id().contains(text.as_str()))
         };
-        let cases: Vec<_> =
-            suite::cases().into_iter().filter(wanted).step_by(self.every as usize).collect();
+        let cases: Vec<_> = suite::cases()
+            .into_iter()
+            .filter(|case| wanted(case.as_ref()))
+            .step_by(self.every as usize)
+            .collect();
         if cases.is_empty() {
             return Err(DriverError::Argument {
                 flag: "--case",
@@ -192,8 +199,16 @@ impl Args {
         }
     }
 
+    fn text(&self, report: &Report) -> Result<String, DriverError> {
+        if !self.compact {
+            return super::pretty(report);
+        }
+        compact::lines(&report.clone().compact())
+            .map_err(|e| DriverError::File { path: "JSON".into(), source: e.into() })
+    }
+
     fn write(&self, report: &Report) -> Result<(), DriverError> {
-        let json = super::pretty(report)?;
+        let json = self.text(report)?;
         let mut outputs = Outputs::default();
         if let Some(path) = &self.out {
             outputs.stage(path, json.as_bytes())?;
@@ -236,7 +251,7 @@ fn show(report: &Report) {
         report.cases.iter().flat_map(|c| &c.results).map(|r| (r.leg.as_str(), r.against.as_str())),
     );
     let header: Vec<String> =
-        kernels.iter().map(|k| k.replacen("flash_attn_vec", "attn_vec", 1)).collect();
+        kernels.iter().map(|k| k.replacen("flash_attn_vec", "flash_attn\n_vec", 1)).collect();
     let header: Vec<&str> =
         std::iter::once("leg").chain(header.iter().map(String::as_str)).collect();
     let mut table = super::table(&header);
@@ -257,7 +272,7 @@ fn show(report: &Report) {
         super::print(&format!(
             "leg {} did not run: {}",
             leg.label,
-            leg.reason.as_deref().unwrap_or("no reason known")
+            leg.reason.as_deref().unwrap_or("no reason known").replace("; ", "\n    ")
         ));
     }
     let counts: Vec<String> = Status::ALL

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use wgtq::driver::DriverError;
 use wgtq::export::KernelContract;
+use wgtq::parity;
 use wgtq::sweep::{audit, multistep};
 
 /// Print the JSON schema of a report.
@@ -20,6 +21,10 @@ enum Which {
     Audit,
     /// The JSON of a multistep run
     Multistep,
+    /// The JSON of a parity run
+    Parity,
+    /// The JSON of `wgtq compare`
+    Compare,
     /// The contract beside an exported kernel
     Kernel,
 }
@@ -30,6 +35,8 @@ impl Args {
         let schema = match self.report {
             Which::Audit => schemars::schema_for!(audit::Audit),
             Which::Multistep => schemars::schema_for!(multistep::Report),
+            Which::Parity => schemars::schema_for!(parity::report::Report),
+            Which::Compare => schemars::schema_for!(wgtq::compare::Comparison),
             Which::Kernel => schemars::schema_for!(KernelContract),
         };
         super::print(&super::pretty(&schema)?);

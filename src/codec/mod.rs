@@ -90,11 +90,6 @@ impl Bits {
             .ok_or_else(|| Error::param("bits", "2, 3, 4, 5, 6 or 8", bits))
     }
 
-    /// Checks that the kernels can run this width.
-    pub(crate) fn check_kernel(self) -> Result<()> {
-        if self == Self::B4 { Ok(()) } else { Err(Error::param("bits", "4 for a kernel", self)) }
-    }
-
     /// The width in bits.
     pub const fn get(self) -> u32 {
         self as u32
@@ -178,7 +173,7 @@ impl Codec {
         if self.norm_correction {
             return Err(Error::param("norm_correction", "false for a kernel", true));
         }
-        self.bits.check_kernel()
+        Ok(())
     }
 
     /// The norm of one block of rotated coordinates: L2 at D <= 256, RMS at 512.

@@ -1,4 +1,4 @@
-//! Files appear whole or not at all.
+//! Files appear whole or not at all; and where files that can be made again are kept.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -57,4 +57,16 @@ fn temporary_beside(path: &Path) -> Result<tempfile::NamedTempFile, DriverError>
     builder
         .tempfile_in(folder)
         .map_err(|source| DriverError::File { path: path.to_owned(), source })
+}
+
+/// Where compiled kernels and tools are kept: `WGTQ_CACHE`, else `wgtq` in the user's cache folder.
+pub fn cache_folder() -> PathBuf {
+    match std::env::var_os("WGTQ_CACHE") {
+        Some(folder) => PathBuf::from(folder),
+        None => std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
+            .unwrap_or_else(std::env::temp_dir)
+            .join("wgtq"),
+    }
 }

@@ -76,10 +76,11 @@ pub(super) fn sizes(variant: &Variant, contract: &Contract) -> Vec<Expression> {
         }
         Variant::FlashAttnVecTq(p) => {
             let (slots, codec) = ("n_kv_heads * kv_capacity", &p.codec);
+            let k_codec = Codec { bits: p.k_bits, ..p.codec };
             vec![
                 block(contract),
                 rows("n_heads", "one f32 row a query head", row(codec.head_dim)),
-                packed(slots, codec),
+                packed(slots, &k_codec),
                 norms(slots, codec),
                 packed(slots, codec),
                 norms(slots, codec),
@@ -119,9 +120,8 @@ pub(super) fn grid(variant: &Variant, plan: &Plan) -> Grid {
             spread("num_tokens * num_kv_heads", rows, "rows")
         }
         Variant::DequantizeKv(p) => {
-            let words = row::row_words(p.codec.head_dim, p.codec.bits);
-            let count = format!("num_tokens * num_kv_heads * {words}");
-            spread(&count, threads, "packed words")
+            let count = format!("num_tokens * num_kv_heads * {}", p.codec.head_dim.get() / 8);
+            spread(&count, threads, "groups of eight coordinates")
         }
         Variant::FlashAttnVecReduce(_) => spread("nrows", 1, "row"),
         Variant::FlashAttnVecTq(_) | Variant::FlashAttnVec(_) => {

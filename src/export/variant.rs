@@ -70,8 +70,9 @@ impl Variant {
                 .map(|codec| Self::DequantizeKv(dequantize_kv::Problem { codec }))
                 .collect(),
             "flash_attn_vec_tq" => {
-                let of = |codec, num_heads| {
+                let of = |codec: Codec, num_heads| {
                     Self::FlashAttnVecTq(flash_attn_vec_tq::Problem {
+                        k_bits: codec.bits,
                         codec,
                         num_heads,
                         num_kv_heads: 1,

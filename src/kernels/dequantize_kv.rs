@@ -62,7 +62,6 @@ const THREADS: u32 = 64;
 impl Problem {
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
-        self.codec.bits.check_kernel()?;
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(codec_constants(&self.codec));
         constants.push(constant("WORKGROUP_SIZE", THREADS));
@@ -94,16 +93,15 @@ impl Problem {
             return Err(Error::param("num_tokens", "at least 1", 0));
         }
         let slots = u64::from(params.num_kv_heads) * u64::from(params.cache_capacity);
-        let words = u64::from(params.num_tokens)
-            * u64::from(params.num_kv_heads)
-            * u64::from(row::row_words(head_dim, self.codec.bits));
-        if words.max(params.dst_floats()) > u64::from(u32::MAX) {
-            let most = words.max(params.dst_floats());
-            return Err(Error::param("num_tokens", "under 2^32 words and floats", most));
+        let rows = u64::from(params.num_tokens) * u64::from(params.num_kv_heads);
+        let octets = rows * u64::from(head_dim.get() / 8);
+        if octets.max(params.dst_floats()) > u64::from(u32::MAX) {
+            let most = octets.max(params.dst_floats());
+            return Err(Error::param("num_tokens", "under 2^32 octets and floats", most));
         }
         Ok(Launch {
             contract: &CONTRACT,
-            grid: grid("dequantize_kv", words.div_ceil(THREADS.into()), caps)?,
+            grid: grid("dequantize_kv", octets.div_ceil(THREADS.into()), caps)?,
             needed: vec![
                 slots * row::row_bytes(head_dim, self.codec.bits),
                 slots * u64::from(head_dim.norms_per_pos()) * 4,

@@ -3,10 +3,12 @@
 use bytemuck::bytes_of;
 
 use super::row_groups::{RowGroups, Shape};
-use super::{codec_constants, head_dim_constants, kernel};
-use crate::codec::{Codec, row};
+use super::{codebook_constants, head_dim_constants, kernel};
+use crate::codec::{Bits, Codec, row};
 use crate::contract::Scalar::{F32, U32};
-use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan};
+use crate::contract::{
+    Access, Binding, Caps, Constant, Contract, Language, Launch, Plan, constant,
+};
 use crate::error::{Error, Result};
 use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams};
 
@@ -69,7 +71,9 @@ kernel! {
 /// The attention shape a pipeline is made for.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Problem {
-    /// The cache's codec; the rotation does not matter here, q arrives rotated.
+    /// Width of a K code.
+    pub k_bits: Bits,
+    /// V's codec; K differs in its width only. The rotation does not matter here, q arrives rotated.
     pub codec: Codec,
     /// Query heads.
     pub num_heads: u32,
@@ -86,12 +90,31 @@ impl Problem {
         }
     }
 
+    /// The widths whose codebooks the kernel holds: one where K and V share it.
+    fn widths(&self) -> Vec<Bits> {
+        let mut widths = vec![self.k_bits, self.codec.bits];
+        widths.dedup();
+        widths
+    }
+
+    fn levels(&self) -> u32 {
+        self.widths().iter().map(|b| b.levels() as u32).sum()
+    }
+
+    fn codebooks(&self) -> Vec<Constant> {
+        let base = self.levels() - self.codec.bits.levels() as u32;
+        let mut constants = codebook_constants(self.codec.head_dim, &self.widths());
+        constants.push(constant("K_BITS", self.k_bits.get()));
+        constants.push(constant("V_BITS", self.codec.bits.get()));
+        constants.push(constant("V_BASE", base));
+        constants
+    }
+
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
-        self.codec.bits.check_kernel()?;
         let groups = RowGroups::choose(self.shape(), caps, language)?;
         let mut constants = head_dim_constants(self.codec.head_dim);
-        constants.extend(codec_constants(&self.codec));
+        constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
         let mut pieces = vec!["codebook", "attention"];
         pieces.extend(groups.row_sum(language));
@@ -99,14 +122,15 @@ impl Problem {
             contract: &CONTRACT,
             language,
             label: format!(
-                "flash_attn_vec_tq_b{}_{}",
-                self.codec.bits.get(),
+                "flash_attn_vec_tq_k{}v{}_{}",
+                self.k_bits,
+                self.codec.bits,
                 groups.label(self.shape())
             ),
             constants,
             pieces,
             workgroup_size: groups.threads,
-            workgroup_bytes: groups.bytes(self.shape()) + 4 * self.codec.bits.levels() as u32,
+            workgroup_bytes: groups.bytes(self.shape()) + 4 * self.levels(),
             subgroups: groups.subgroups,
         };
         plan.check(caps)?;
@@ -135,7 +159,7 @@ impl Problem {
             ));
         }
         let slots = u64::from(params.n_kv_heads) * u64::from(params.kv_capacity);
-        let packed = slots * row::row_bytes(head_dim, self.codec.bits);
+        let packed = |bits| slots * row::row_bytes(head_dim, bits);
         let norms = slots * u64::from(head_dim.norms_per_pos()) * 4;
         let groups = RowGroups::choose(self.shape(), caps, language)?;
         Ok(Launch {
@@ -144,9 +168,9 @@ impl Problem {
             needed: vec![
                 size_of::<FlashAttnVecTqParams>() as u64,
                 u64::from(params.n_heads) * u64::from(params.head_dim) * 4,
-                packed,
+                packed(self.k_bits),
                 norms,
-                packed,
+                packed(self.codec.bits),
                 norms,
                 FlashAttnVecParams::from(*params).dst_floats() * 4,
             ],

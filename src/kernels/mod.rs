@@ -13,7 +13,7 @@ pub mod fwht;
 pub mod quantize_kv;
 mod row_groups;
 
-use crate::codec::{Codec, HeadDim, Rotation, codebook, signs};
+use crate::codec::{Bits, Codec, HeadDim, Rotation, codebook, signs};
 use crate::contract::{Constant, Contract, constant};
 
 /// Every kernel's contract.
@@ -92,12 +92,20 @@ fn rotation_constants(head_dim: HeadDim, before: bool, after: bool) -> Vec<Const
     ]
 }
 
-/// Constants that decode a packed row.
+/// Constants of rows in one width.
 fn codec_constants(codec: &Codec) -> Vec<Constant> {
+    let mut constants = vec![constant("BITS", codec.bits.get())];
+    constants.extend(codebook_constants(codec.head_dim, &[codec.bits]));
+    constants
+}
+
+/// Constants of `shared/codebook`: the codebooks of these widths, one after the other.
+fn codebook_constants(head_dim: HeadDim, widths: &[Bits]) -> Vec<Constant> {
+    let levels: Vec<f32> = widths.iter().flat_map(|&b| codebook::levels(b).to_vec()).collect();
     vec![
-        constant("BITS", codec.bits.get()),
-        constant("NORMS_PER_POS", codec.head_dim.norms_per_pos()),
-        constant("CODEBOOK", codebook::levels(codec.bits).to_vec()),
+        constant("NORMS_PER_POS", head_dim.norms_per_pos()),
+        constant("CODEBOOK_LEN", levels.len() as u32),
+        constant("CODEBOOK", levels),
     ]
 }
 

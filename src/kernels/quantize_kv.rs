@@ -96,9 +96,10 @@ impl Problem {
             workgroup_size: THREADS,
             workgroup_bytes: match language {
                 Language::Wgsl => {
-                    rotate_bytes(head_dim, rows) + 4 * (bits.levels() as u32 + THREADS)
+                    let codes = rows * head_dim.get();
+                    rotate_bytes(head_dim, rows) + 4 * (bits.levels() as u32 + THREADS + codes)
                 }
-                Language::Msl => 0,
+                Language::Msl => rows * head_dim.get(),
             },
             subgroups: language == Language::Msl,
         };

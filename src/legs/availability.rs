@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::LegName;
+use super::{DawnLeg, Leg as _, LegName, dawn_turned_off, driver_hint};
 use crate::driver::{DriverError, one_line};
 use crate::gpu::device::{Gpu, Selection, turned_off};
 #[cfg(feature = "msl-host")]
@@ -68,8 +68,8 @@ impl Availability {
     }
 }
 
-/// Looks at every leg, in the order of [`LegName::ALL`]. Opens the selected adapter, and asks
-/// clang for its version; compiles no kernel.
+/// Looks at every leg, in the order of [`LegName::ALL`]. Opens the selected adapter and Dawn, and
+/// asks clang for its version; compiles no kernel.
 pub fn availability(selection: &Selection) -> Vec<Availability> {
     let gpu = Gpu::open(selection);
     #[cfg(feature = "msl-host")]
@@ -77,6 +77,7 @@ pub fn availability(selection: &Selection) -> Vec<Availability> {
     let of = |leg: &LegName| match *leg {
         #[cfg(feature = "msl-host")]
         leg @ (LegName::MslHost | LegName::WgslNagaMsl) => on_host(leg, &toolchain),
+        LegName::WgslDawn => on_dawn(&DawnLeg::open()),
         leg => on_gpu(leg, &gpu),
     };
     LegName::ALL.iter().map(of).collect()
@@ -124,6 +125,25 @@ fn on_gpu(leg: LegName, gpu: &Result<Gpu, DriverError>) -> Availability {
             "choose another adapter with --adapter NAME",
         ),
         _ => Availability::yes(leg, on),
+    }
+}
+
+/// The leg that plays on Dawn.
+fn on_dawn(leg: &Result<DawnLeg, DriverError>) -> Availability {
+    let status =
+        if turned_off() || dawn_turned_off() { Status::TurnedOff } else { Status::Missing };
+    match leg {
+        Ok(leg) => {
+            let report = leg.adapter();
+            Availability::yes(LegName::WgslDawn, format!("{} ({})", report.name, report.backend))
+        }
+        Err(DriverError::NoDawn { reason, hint }) => {
+            Availability::no(LegName::WgslDawn, status, reason, hint)
+        }
+        Err(error) => {
+            let reason = one_line(&error.to_string());
+            Availability::no(LegName::WgslDawn, status, reason, driver_hint())
+        }
     }
 }
 

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "driver")]
 mod availability;
+#[cfg(feature = "driver")]
+mod dawn;
 #[cfg(feature = "msl-host")]
 mod msl_host;
 #[cfg(feature = "msl-host")]
@@ -23,6 +25,10 @@ use serde::Serialize;
 
 #[cfg(feature = "driver")]
 pub use availability::{Availability, Status, availability};
+#[cfg(feature = "driver")]
+pub use dawn::DawnLeg;
+#[cfg(feature = "driver")]
+pub(crate) use dawn::{dawn_turned_off, driver_hint};
 #[cfg(feature = "msl-host")]
 pub use msl_host::MslHostLeg;
 pub use played::{CheckerFinding, Played};
@@ -54,6 +60,8 @@ pub enum LegName {
     WgslTrusted,
     /// The WGSL as SPIR-V through a pass-through module (Vulkan).
     WgslSpirv,
+    /// The WGSL as a browser takes it, through Dawn.
+    WgslDawn,
     /// The native MSL through a pass-through module (Metal).
     Msl,
     /// The native MSL executed on this machine's processor.
@@ -70,6 +78,7 @@ impl LegName {
         Self::Wgsl,
         Self::WgslTrusted,
         Self::WgslSpirv,
+        Self::WgslDawn,
         Self::Msl,
         #[cfg(feature = "msl-host")]
         Self::MslHost,
@@ -83,6 +92,7 @@ impl LegName {
             Self::Wgsl => "wgsl",
             Self::WgslTrusted => "wgsl-trusted",
             Self::WgslSpirv => "wgsl-spirv",
+            Self::WgslDawn => "wgsl-dawn",
             Self::Msl => "msl",
             #[cfg(feature = "msl-host")]
             Self::MslHost => "msl-host",
@@ -105,6 +115,7 @@ impl LegName {
     #[cfg(feature = "driver")]
     pub fn open(self, selection: &Selection) -> Result<Box<dyn Leg + Send>, DriverError> {
         match self {
+            Self::WgslDawn => Ok(Box::new(DawnLeg::open()?)),
             #[cfg(feature = "msl-host")]
             Self::MslHost | Self::WgslNagaMsl => Ok(Box::new(MslHostLeg::open(self)?)),
             _ => Ok(Box::new(WgpuLeg::open(self, selection)?)),

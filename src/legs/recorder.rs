@@ -133,6 +133,7 @@ impl<'r, 't> Recorder<'r, 't> {
         out: BufferId,
     ) -> Result<FlashAttnVecTqParams, DriverError> {
         let problem = flash_attn_vec_tq::Problem {
+            k_bits: self.codec.bits,
             codec: self.codec,
             num_heads: shape.n_heads,
             num_kv_heads: shape.n_kv_heads,

@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::compiler;
 use super::prescan::{Scanned, prescan};
-use crate::driver::{DriverError, one_line};
+use crate::driver::{DriverError, cache_folder, one_line};
 
 /// How a kernel is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,18 +99,6 @@ const CHECKED: &[&str] = &[
 /// Headers that MSL includes; their contents come from the shim.
 const STUB_HEADERS: [&str; 5] =
     ["metal_stdlib", "simd/simd.h", "metal_simdgroup", "metal_simdgroup_matrix", "metal_atomic"];
-
-/// Where compiled kernels are kept: `WGTQ_CACHE`, else `wgtq` in the user's cache folder.
-pub fn cache_folder() -> PathBuf {
-    match std::env::var_os("WGTQ_CACHE") {
-        Some(folder) => PathBuf::from(folder),
-        None => std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache")))
-            .unwrap_or_else(std::env::temp_dir)
-            .join("wgtq"),
-    }
-}
 
 impl Toolchain {
     /// Finds clang (`WGTQ_CXX`, else clang++-19 or clang++ on the PATH) and the cache

@@ -52,6 +52,17 @@ pub fn cases() -> Vec<Case> {
             }
         }
     }
+    for head_dim in HeadDim::ALL {
+        cases.extend(Bits::ALL.map(|bits| Case {
+            codec: Codec::new(head_dim, bits, Rotation::Plain),
+            num_kv_heads: 2,
+            num_tokens: 5,
+            capacity: 7,
+            read_pos: 4,
+            head_major: false,
+            seed: 6,
+        }));
+    }
     cases
 }
 
@@ -79,8 +90,9 @@ impl super::Case for Case {
 
     fn id(&self) -> String {
         format!(
-            "d{} kv{} {}/{} at {} {}",
+            "d{} b{} kv{} {}/{} at {} {}",
             self.codec.head_dim.get(),
+            self.codec.bits,
             self.num_kv_heads,
             self.num_tokens,
             self.capacity,

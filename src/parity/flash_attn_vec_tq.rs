@@ -16,7 +16,9 @@ use crate::rng::Gaussian;
 /// An attention shape and its data.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Case {
-    /// The cache's codec.
+    /// Width of a K code.
+    pub k_bits: Bits,
+    /// V's codec; K differs in its width only.
     pub codec: Codec,
     /// Query heads.
     pub num_heads: u32,
@@ -66,8 +68,10 @@ impl Case {
     /// The shape in few characters, unique among [`shapes`].
     pub fn name(&self) -> String {
         let mut name = format!(
-            "d{} heads{}/{} n{}/{} at {}",
+            "d{} k{}v{} heads{}/{} n{}/{} at {}",
             self.codec.head_dim.get(),
+            self.k_bits,
+            self.codec.bits,
             self.num_heads,
             self.num_kv_heads,
             self.kv_seq_len,
@@ -89,19 +93,19 @@ impl Case {
         name
     }
 
-    fn rows<'a>(&self, cache: &'a PackedCache) -> PackedRows<'a> {
-        PackedRows {
-            codec: self.codec,
-            capacity: self.kv_capacity,
-            packed: &cache.packed,
-            norms: &cache.norms,
-        }
+    fn k_codec(&self) -> Codec {
+        Codec { bits: self.k_bits, ..self.codec }
+    }
+
+    fn rows<'a>(&self, codec: Codec, cache: &'a PackedCache) -> PackedRows<'a> {
+        PackedRows { codec, capacity: self.kv_capacity, packed: &cache.packed, norms: &cache.norms }
     }
 }
 
 /// A shape in the middle of everything; others vary one thing at a time from it.
 pub fn base(head_dim: HeadDim) -> Case {
     Case {
+        k_bits: Bits::B4,
         codec: Codec::new(head_dim, Bits::B4, Rotation::Plain),
         num_heads: 4,
         num_kv_heads: 2,
@@ -161,9 +165,22 @@ fn rings(head_dim: HeadDim) -> Vec<Case> {
     rings
 }
 
-/// The cases of the kernel: every shape.
+/// The cases of the kernel: every shape at 4 bits; at each head dim every width, K and V alike;
+/// and, at one head dim, every pair of widths.
 pub fn cases() -> Vec<Case> {
-    shapes()
+    let with = |head_dim, k_bits, bits| {
+        let base = base(head_dim);
+        Case { k_bits, codec: Codec { bits, ..base.codec }, nwg: 3, ..base }
+    };
+    let mut cases = shapes();
+    for head_dim in HeadDim::ALL {
+        cases.extend(Bits::ALL.map(|bits| with(head_dim, bits, bits)));
+    }
+    for k_bits in Bits::ALL {
+        let others = Bits::ALL.into_iter().filter(|&bits| bits != k_bits);
+        cases.extend(others.map(|bits| with(HeadDim::ALL[0], k_bits, bits)));
+    }
+    cases
 }
 
 impl super::Case for Case {
@@ -182,14 +199,14 @@ impl super::Case for Case {
         let d = self.codec.head_dim.as_usize();
         let mut rng = Gaussian::new(self.seed);
         let values = self.num_kv_heads as usize * self.kv_seq_len as usize * d;
-        let encode = |rows: &[f32], seed| {
-            PackedCache::encode(&self.codec, ring, self.num_kv_heads, rows, seed)
+        let encode = |codec, rows: &[f32], seed| {
+            PackedCache::encode(&codec, ring, self.num_kv_heads, rows, seed)
         };
-        let k = encode(&rng.normals(values), self.seed);
-        let v = encode(&rng.normals(values), self.seed + 1);
+        let k = encode(self.k_codec(), &rng.normals(values), self.seed);
+        let v = encode(self.codec, &rng.normals(values), self.seed + 1);
         let q = rng.normals(self.num_heads as usize * d);
 
-        let (k_rows, v_rows) = (self.rows(&k), self.rows(&v));
+        let (k_rows, v_rows) = (self.rows(self.k_codec(), &k), self.rows(self.codec, &v));
         let one = FlashAttnVecTqParams { nwg: 1, ..params };
         let want = flash_attn_vec_tq(&one, &q, k_rows, v_rows)?;
         let largest = max_abs_score(&shape, &q, &|h, s, o| k_rows.decode_rotated(h, s, o))?;
@@ -213,6 +230,7 @@ impl Prepared for Data {
         language: Language,
     ) -> Result<(Tape<'_>, Vec<BufferId>), DriverError> {
         let problem = Problem {
+            k_bits: self.case.k_bits,
             codec: self.case.codec,
             num_heads: self.case.num_heads,
             num_kv_heads: self.case.num_kv_heads,

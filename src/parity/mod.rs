@@ -16,6 +16,7 @@ pub mod quantize_kv;
 
 mod attention;
 mod cache;
+pub mod compact;
 pub mod html;
 mod outcome;
 pub mod report;

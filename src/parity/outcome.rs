@@ -163,7 +163,8 @@ fn decades(errors: impl Iterator<Item = f64>) -> Vec<Bin> {
         10 => ">= 1".to_owned(),
         _ => format!("1e{}", bin as i32 - 1 + SMALLEST),
     };
-    counts.iter().enumerate().map(|(i, &count)| Bin { label: label(i), count }).collect()
+    let bin = |(i, &count): (usize, &u64)| (count > 0).then(|| Bin { label: label(i), count });
+    counts.iter().enumerate().filter_map(bin).collect()
 }
 
 #[cfg(test)]

@@ -64,6 +64,12 @@ pub fn cases() -> Vec<Case> {
         let row = case(head_dim, Rotation::Srht);
         cases.extend([0.0, 1e-14, 1e-6, 1e6].map(|amplitude| Case { amplitude, ..row }));
     }
+    for head_dim in HeadDim::ALL {
+        cases.extend(Bits::ALL.into_iter().filter(|&bits| bits != Bits::B4).map(|bits| {
+            let case = case(head_dim, Rotation::Srht);
+            Case { codec: Codec { bits, ..case.codec }, ..case }
+        }));
+    }
     let mut scaled = case(HeadDim::ALL[3], Rotation::Plain);
     scaled.codec.scale_factor_d512 = 0.75;
     cases.push(scaled);
@@ -228,6 +234,7 @@ impl Tally {
             let more = if ulps > NORM_ULPS as usize { "more" } else { &ulps.to_string() };
             histogram.push(bin(&format!("norms off by {more} ulp"), count));
         }
+        histogram.retain(|b| b.count > 0);
         Outcome::violations(&self.violations, "codes and norms", histogram)
     }
 }
@@ -239,8 +246,9 @@ impl super::Case for Case {
 
     fn id(&self) -> String {
         let mut id = format!(
-            "d{} {} kv{} t{} into {} at {}",
+            "d{} b{} {} kv{} t{} into {} at {}",
             self.codec.head_dim.get(),
+            self.codec.bits,
             self.codec.rotation.name(),
             self.num_kv_heads,
             self.num_tokens,

@@ -137,6 +137,9 @@ pub struct CaseResultReport {
     pub histogram: Vec<Bin>,
     /// The error of each way of playing, where there are several.
     pub ways: Vec<WayReport>,
+    /// Known limits of an original kernel by which the output differs from the contract, exactly
+    /// as they predict; also where a finding decides the status.
+    pub limits: Vec<String>,
     /// What the checker found; null where nothing checks.
     pub findings: Option<Vec<CheckerFinding>>,
     /// Times; null for pairs and for what did not run.

@@ -128,7 +128,18 @@ fn judge_original(
     case: &dyn Prepared,
 ) -> Result<CaseResultReport, DriverError> {
     leg.findings.clear();
-    let judged = originals::run(|leg| run_prepared(case, leg), leg)?;
+    let judged = originals::run(|leg| run_prepared(case, leg), leg);
+    let findings: Vec<_> = leg.findings.iter().map(CheckerFinding::from).collect();
+    let judged = match judged {
+        Ok(judged) => judged,
+        // An access out of bounds ends a dispatch; it is the kernel's defect, not the host's.
+        Err(e) if !findings.is_empty() => {
+            let mut report = blank((label, ORACLE), Status::Finding, e.to_string());
+            report.findings = Some(findings);
+            return Ok(report);
+        }
+        Err(e) => return Err(e),
+    };
     let mut report = result((label, ORACLE), &[("", Ok(judged.contract))]);
     report.status = match judged.status {
         originals::Status::Pass => Status::Pass,
@@ -137,6 +148,7 @@ fn judge_original(
     };
     if let (originals::Status::ExpectedDifference, Some(limited)) = (judged.status, judged.limited)
     {
+        report.limits = judged.limits.iter().map(|l| l.as_str().to_owned()).collect();
         let limits = originals::names(&judged.limits);
         let (error, tolerance) = (limited.error, limited.tolerance);
         report.reason = format!(
@@ -144,7 +156,6 @@ fn judge_original(
             report.reason
         );
     }
-    let findings: Vec<_> = leg.findings.iter().map(CheckerFinding::from).collect();
     report.note_findings(Some(findings));
     Ok(report)
 }
@@ -372,6 +383,7 @@ fn blank(sides: (&str, &str), status: Status, reason: String) -> CaseResultRepor
         worst: None,
         histogram: Vec::new(),
         ways: Vec::new(),
+        limits: Vec::new(),
         findings: None,
         timing: None,
     }

@@ -111,7 +111,8 @@ fn codec() -> Codec {
 
 /// Verifies and times attention over a full ring of `kv_seq_len` positions.
 pub(super) async fn point(player: &mut Player, kv_seq_len: u32) -> BenchPoint {
-    let problem = Problem { codec: codec(), num_heads: HEADS.0, num_kv_heads: HEADS.1 };
+    let problem =
+        Problem { codec: codec(), k_bits: codec().bits, num_heads: HEADS.0, num_kv_heads: HEADS.1 };
     let nwg = problem.splits(kv_seq_len, &player.gpu.caps, Language::Wgsl).unwrap_or(1);
     let case = Case {
         num_heads: HEADS.0,

@@ -193,6 +193,7 @@ fn attend_packed() -> Case {
         oracle::flash_attn_vec_tq::flash_attn_vec_tq(&params, &q, rows(&k), rows(&v)).unwrap();
     Case {
         variant: Variant::FlashAttnVecTq(flash_attn_vec_tq::Problem {
+            k_bits: codec().bits,
             codec: codec(),
             num_heads: HEADS / KV_HEADS,
             num_kv_heads: 1,

@@ -71,3 +71,22 @@ pub fn check(case: &impl Case) {
         }
     }
 }
+
+/// The first output of `case` on WGSL planned for subgroups of `width`, where the device's are
+/// narrower; none where they are not.
+pub fn output_planned_for(case: &impl Case, width: u32) -> Option<Vec<f32>> {
+    if without_gpu() {
+        return None;
+    }
+    let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
+    let mut leg = WgpuLeg::on(LegName::Wgsl, gpu);
+    let caps = leg.caps();
+    // Sixteen lanes a row are the most that any plan asks for.
+    if caps.subgroup_size.is_none_or(|measured| measured >= 16) {
+        return None;
+    }
+    let prepared = case.prepare().unwrap();
+    let caps = caps.with_subgroup_size(Some(width));
+    let (tape, outputs) = prepared.tape(&caps, LegName::Wgsl.language()).unwrap();
+    Some(leg.run(&tape).unwrap().floats(outputs[0]))
+}

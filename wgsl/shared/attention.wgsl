@@ -13,6 +13,12 @@ var<workgroup> merge_acc: array<f32, ROW_GROUPS * HEAD_DIM>;
 var<workgroup> merge_max: array<f32, ROW_GROUPS>;
 var<workgroup> merge_sum: array<f32, ROW_GROUPS>;
 
+// What sums start from: 0, or NaN in a lane that could not add up its row group, so that the
+// output is seen to be wrong and never only looks right.
+fn sum_start(fits: bool) -> f32 {
+    return bitcast<f32>(select(0x7fc00000u, 0u, fits));
+}
+
 // First visible chronological position.
 fn first_visible(n: u32, mask_type: u32, sliding_window: u32) -> u32 {
     if (mask_type == 2u && sliding_window > 0u && sliding_window < n) {

@@ -1,27 +1,40 @@
-// Decodes packed words by the codebook, which sits in workgroup memory: a look-up by a value
-// that differs from lane to lane would be slow from a constant array.
+// Decodes packed rows by the codebooks, which sit in workgroup memory: a look-up by a value that
+// differs from lane to lane would be slow from a constant array.
 // Call codebook_fill from every thread, then a barrier, before the first look-up.
+//
+// A row is a stream of codes, first coordinate in the lowest bits. Eight codes are BITS bytes: at
+// every width they lie in two consecutive words, and four of them fit one word.
 
-const LEVELS = 1u << BITS;
-const CODES_PER_WORD = 32u / BITS;
-
-var<workgroup> codebook: array<f32, LEVELS>;
+var<workgroup> codebook: array<f32, CODEBOOK_LEN>;
 
 fn codebook_fill(tid: u32) {
     var table = CODEBOOK;
-    for (var i = tid; i < LEVELS; i += WORKGROUP_SIZE) {
+    for (var i = tid; i < CODEBOOK_LEN; i += WORKGROUP_SIZE) {
         codebook[i] = table[i];
     }
 }
 
-fn centroid(word: u32, i: u32) -> f32 {
-    return codebook[(word >> (i * BITS)) & (LEVELS - 1u)];
+// How far the second word of the eight codes that start at `bit` is from the first: 0 or 1.
+fn second_word(bit: u32, bits: u32) -> u32 {
+    return select(0u, 1u, bit % 32u + 8u * bits > 32u);
 }
 
-// Centroids of coordinates 4 half .. 4 half + 3 of a word of eight 4-bit codes.
-fn centroids(word: u32, half: u32) -> vec4<f32> {
-    let codes = word >> (half * 16u);
-    return vec4(centroid(codes, 0u), centroid(codes, 1u), centroid(codes, 2u), centroid(codes, 3u));
+// Four codes of two words, from bit `at` of the first; what follows them is not cleared.
+fn four_codes(words: vec2<u32>, at: u32) -> u32 {
+    let shift = at % 32u;
+    let low = (words.x >> shift) | ((words.y << (31u - shift)) << 1u);
+    return select(low, words.y >> shift, at >= 32u);
+}
+
+// Centroids of four codes, by the codebook of this width at `base`.
+fn centroids(codes: u32, bits: u32, base: u32) -> vec4<f32> {
+    let mask = (1u << bits) - 1u;
+    return vec4(
+        codebook[base + (codes & mask)],
+        codebook[base + ((codes >> bits) & mask)],
+        codebook[base + ((codes >> (2u * bits)) & mask)],
+        codebook[base + ((codes >> (3u * bits)) & mask)],
+    );
 }
 
 // Factor from a centroid to a rotated coordinate, given the norm of its block.

@@ -5,6 +5,10 @@ const ROW_SUM_BARRIER = true; // a barrier between row_sum_put and row_sum_get, 
 
 var<workgroup> row_sums: array<f32, ROWS * GROUP * WORKGROUP_SIZE>;
 
+fn row_sum_fits(tid: u32) -> bool {
+    return true;
+}
+
 fn row_sum_put(tid: u32, i: u32, x: f32) {
     row_sums[i * WORKGROUP_SIZE + tid] = x;
 }

@@ -105,7 +105,7 @@ fn rotation(codec: Codec, direction: Direction) -> fwht::Problem {
 
 fn attention(shape: Shape, codec: Codec) -> flash_attn_vec_tq::Problem {
     let Shape { num_heads, num_kv_heads, .. } = shape;
-    flash_attn_vec_tq::Problem { codec, num_heads, num_kv_heads }
+    flash_attn_vec_tq::Problem { k_bits: codec.bits, codec, num_heads, num_kv_heads }
 }
 
 impl Attention for Gpu {
