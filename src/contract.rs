@@ -165,6 +165,18 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The plan with `text` in place of the kernel's own file, behind the same contract. A
+    /// contract lives as long as the program: for the few replacements of a test.
+    #[cfg(any(feature = "driver", feature = "web"))]
+    pub(crate) fn with_text(&self, text: &str) -> Self {
+        let text: &'static str = Box::leak(text.to_owned().into_boxed_str());
+        let contract = match self.language {
+            Language::Wgsl => Contract { wgsl: text, ..*self.contract },
+            Language::Msl => Contract { msl: text, ..*self.contract },
+        };
+        Self { contract: Box::leak(Box::new(contract)), ..self.clone() }
+    }
+
     /// Checks the plan against what the device allows.
     pub fn check(&self, caps: &Caps) -> crate::Result<()> {
         let limit = |limit, needed: u32, found: u32| {

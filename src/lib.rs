@@ -4,7 +4,7 @@ pub mod codec;
 #[cfg(feature = "driver")]
 pub mod compare;
 pub mod contract;
-#[cfg(feature = "driver")]
+#[cfg(feature = "suite")]
 pub mod driver;
 mod error;
 #[cfg(feature = "export")]
@@ -12,22 +12,24 @@ pub mod export;
 #[cfg(feature = "wgpu")]
 pub mod gpu;
 pub mod kernels;
-#[cfg(feature = "driver")]
+#[cfg(feature = "suite")]
 pub mod legs;
 pub mod metrics;
 #[cfg(feature = "msl-host")]
 pub mod msl;
 pub mod oracle;
 pub mod params;
-#[cfg(feature = "driver")]
+#[cfg(feature = "suite")]
 pub mod parity;
 #[cfg(feature = "driver")]
 pub mod replay;
-#[cfg(feature = "driver")]
+#[cfg(feature = "suite")]
 pub mod rng;
 pub mod source;
 #[cfg(feature = "driver")]
 pub mod sweep;
+#[cfg(feature = "web")]
+pub mod web;
 
 pub use error::{Error, Result};
 #[cfg(feature = "wgpu")]

@@ -111,12 +111,20 @@ pub struct RawBound {
 impl RawKernel {
     /// See [`Kernel::new`].
     pub fn new(device: &wgpu::Device, plan: &Plan, options: &Options<'_>) -> Result<Self> {
-        plan.check(&Caps::of(device))?;
+        let browser = device.adapter_info().backend == wgpu::Backend::BrowserWebGpu;
+        let mut caps = Caps::of(device);
+        if browser && plan.subgroups {
+            // wgpu has no name for the browser's feature; the browser itself refuses the text's
+            // `enable subgroups;` on a device that was opened without it.
+            caps = caps.with_subgroup_size(Some(1));
+        }
+        plan.check(&caps)?;
         if plan.language == Language::Msl {
             let text = assemble(plan, Target::Msl).text;
             return Self::passthrough(device, plan, PassthroughCode::Msl(text), options);
         }
-        let text = assemble(plan, Target::WgslNative).text;
+        let target = if browser { Target::WgslBrowser } else { Target::WgslNative };
+        let text = assemble(plan, target).text;
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&plan.label),
             source: wgpu::ShaderSource::Wgsl(Cow::Owned(text)),

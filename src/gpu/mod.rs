@@ -3,10 +3,14 @@
 #[cfg(feature = "driver")]
 pub mod device;
 mod kernel;
-#[cfg(feature = "driver")]
+#[cfg(any(feature = "driver", feature = "web"))]
 pub(crate) mod probe;
+#[cfg(feature = "suite")]
+mod report;
 
-pub use kernel::{Bound, Checks, Kernel, Options, PassthroughCode, RawKernel};
+pub use kernel::{Bound, Checks, Kernel, Options, PassthroughCode, RawBound, RawKernel};
+#[cfg(feature = "suite")]
+pub use report::AdapterReport;
 
 use crate::contract::Caps;
 

@@ -1,6 +1,6 @@
 //! Subgroup width, measured: wgpu's Metal backend reports 4..64 although Apple GPUs run 32.
 
-use crate::driver::{DriverError, one_line};
+use crate::driver::DriverError;
 
 /// Every thread writes its subgroup's width and its own lane.
 const TEXT: &str = "
@@ -15,7 +15,12 @@ const TEXT: &str = "
 ";
 
 /// Workgroup sizes that the kernels use; a driver may choose a width for each.
-const WORKGROUP_SIZES: [u32; 3] = [32, 64, 128];
+pub(crate) const WORKGROUP_SIZES: [u32; 3] = [32, 64, 128];
+
+/// The probe for a workgroup of `size` threads.
+pub(crate) fn text(size: u32) -> String {
+    TEXT.replace("SIZE", &size.to_string())
+}
 
 /// The smallest width seen; none where threads that follow each other in the workgroup do not
 /// follow each other in the subgroup, which the kernels' shuffles rely on.
@@ -26,7 +31,7 @@ pub(crate) fn subgroup_size(
 ) -> Result<Option<u32>, DriverError> {
     let mut smallest = None;
     for size in WORKGROUP_SIZES {
-        let lanes = run(&TEXT.replace("SIZE", &size.to_string()), size)?;
+        let lanes = run(&text(size), size)?;
         let width = lanes.iter().map(|[width, _]| *width).min().unwrap_or(0);
         let ordered = (0u32..).zip(&lanes).all(|(tid, [w, lane])| *w == width && *lane == tid % w);
         if width == 0 || !ordered {
@@ -38,21 +43,31 @@ pub(crate) fn subgroup_size(
 }
 
 /// The width on a wgpu device.
+#[cfg(feature = "driver")]
 pub(super) fn on_device(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
 ) -> Result<Option<u32>, DriverError> {
-    subgroup_size(|text, size| run(device, queue, text, size))
+    use crate::driver::one_line;
+
+    let fail = |e: &dyn std::fmt::Display| DriverError::Gpu { message: one_line(&e.to_string()) };
+    subgroup_size(|text, size| {
+        let copy = submit(device, queue, text, size);
+        copy.map_async(wgpu::MapMode::Read, .., |_| ());
+        device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| fail(&e))?;
+        let bytes = copy.get_mapped_range(..).map_err(|e| fail(&e))?.to_vec();
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    })
 }
 
-/// Width and lane of each thread of one workgroup.
-fn run(
+/// Submits the probe's `text` in one workgroup of `size` threads; returns the buffer that will
+/// hold width and lane of each.
+pub(crate) fn submit(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
     text: &str,
     size: u32,
-) -> Result<Vec<[u32; 2]>, DriverError> {
-    let fail = |e: &dyn std::fmt::Display| DriverError::Gpu { message: one_line(&e.to_string()) };
+) -> wgpu::Buffer {
     let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some("subgroup probe"),
         source: wgpu::ShaderSource::Wgsl(text.into()),
@@ -89,8 +104,5 @@ fn run(
     }
     encoder.copy_buffer_to_buffer(&out, 0, &copy, 0, out.size());
     queue.submit([encoder.finish()]);
-    copy.map_async(wgpu::MapMode::Read, .., |_| ());
-    device.poll(wgpu::PollType::wait_indefinitely()).map_err(|e| fail(&e))?;
-    let bytes = copy.get_mapped_range(..).map_err(|e| fail(&e))?.to_vec();
-    Ok(bytemuck::pod_collect_to_vec(&bytes))
+    copy
 }

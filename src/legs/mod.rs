@@ -1,6 +1,8 @@
 //! Legs: who can execute a kernel. A driver writes a [`Tape`] once and any leg plays it.
 
+#[cfg(feature = "driver")]
 mod availability;
+#[cfg(feature = "driver")]
 mod dawn;
 #[cfg(feature = "msl-host")]
 mod msl_host;
@@ -8,8 +10,12 @@ mod msl_host;
 mod original;
 mod played;
 mod recorder;
+#[cfg(feature = "driver")]
 pub(crate) mod spirv;
+#[cfg(any(feature = "driver", feature = "web"))]
+pub(crate) mod submit;
 mod tape;
+#[cfg(feature = "driver")]
 mod wgpu_leg;
 #[cfg(feature = "msl-host")]
 mod witness;
@@ -17,21 +23,29 @@ mod witness;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+#[cfg(feature = "driver")]
 pub use availability::{Availability, Status, availability};
+#[cfg(feature = "driver")]
 pub use dawn::DawnLeg;
+#[cfg(feature = "driver")]
 pub(crate) use dawn::{dawn_turned_off, driver_hint};
 #[cfg(feature = "msl-host")]
 pub use msl_host::MslHostLeg;
 pub use played::{CheckerFinding, Played};
 pub use recorder::{PackedBuffers, Recorder};
+#[cfg(feature = "web")]
+pub(crate) use tape::sha256;
 pub use tape::{BufferId, POISON, Run, Tape};
+#[cfg(feature = "driver")]
 pub use wgpu_leg::WgpuLeg;
 #[cfg(feature = "msl-host")]
 pub use witness::{Witness, Witnessed};
 
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
-use crate::gpu::device::{AdapterReport, Selection};
+use crate::gpu::AdapterReport;
+#[cfg(feature = "driver")]
+use crate::gpu::device::Selection;
 use crate::params::MAX_SPLITS;
 use crate::source::Target;
 
@@ -98,6 +112,7 @@ impl LegName {
     }
 
     /// Opens the leg.
+    #[cfg(feature = "driver")]
     pub fn open(self, selection: &Selection) -> Result<Box<dyn Leg + Send>, DriverError> {
         match self {
             Self::WgslDawn => Ok(Box::new(DawnLeg::open()?)),

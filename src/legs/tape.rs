@@ -105,6 +105,12 @@ impl<'a> Tape<'a> {
         self.steps.push(Step { plan, launch, buffers: buffers.to_vec() });
     }
 
+    /// The plans of the steps, in order.
+    #[cfg(feature = "web")]
+    pub(crate) fn plans(&self) -> impl Iterator<Item = &Plan> {
+        self.steps.iter().map(|s| &s.plan)
+    }
+
     /// Stem and SHA-256 of every distinct source text that the tape runs.
     pub fn source_hashes(&self, target: Target) -> Vec<(String, String)> {
         let mut hashes: Vec<(String, String)> = Vec::new();
@@ -154,7 +160,7 @@ impl<'a> Tape<'a> {
 }
 
 /// SHA-256 of a text in hexadecimal.
-pub(super) fn sha256(text: &str) -> String {
+pub(crate) fn sha256(text: &str) -> String {
     use sha2::{Digest, Sha256};
     Sha256::digest(text.as_bytes()).iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -172,7 +178,7 @@ impl BufferId {
 /// What came out of a tape.
 #[derive(Debug, Default)]
 pub struct Run {
-    pub(super) outputs: Vec<(BufferId, Vec<u8>)>,
+    pub(crate) outputs: Vec<(BufferId, Vec<u8>)>,
     /// Making pipelines; zero when all were cached.
     pub compile: Duration,
     /// Upload, dispatches and read-back, as the host saw them.

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::tape::{BufferId, Run, Tape};
+use super::submit::{Uploaded, accept, gpu_error, submit};
+use super::tape::{Run, Tape};
 use super::{Leg, LegName, spirv};
-use crate::contract::{Access, Caps, Contract, Language, Plan};
+use crate::contract::{Caps, Plan};
 use crate::driver::DriverError;
 use crate::gpu::device::{AdapterReport, Gpu, Selection};
 use crate::gpu::{Checks, Options, PassthroughCode, RawKernel};
@@ -47,13 +48,7 @@ impl WgpuLeg {
         let Some((_, text)) = self.replaced.iter().find(|(s, _)| s == plan.contract.stem) else {
             return plan.clone();
         };
-        // A contract lives as long as the program; a replacement is made a few times at most.
-        let text: &'static str = Box::leak(text.clone().into_boxed_str());
-        let contract = match plan.language {
-            Language::Wgsl => Contract { wgsl: text, ..*plan.contract },
-            Language::Msl => Contract { msl: text, ..*plan.contract },
-        };
-        Plan { contract: Box::leak(Box::new(contract)), ..plan.clone() }
+        plan.with_text(text)
     }
 
     /// Index of the plan's kernel, made now if it is new.
@@ -76,112 +71,6 @@ impl WgpuLeg {
         Ok(self.kernels.len() - 1)
     }
 
-    fn upload(&self, tape: &Tape<'_>) -> Result<Vec<wgpu::Buffer>, DriverError> {
-        let most = self.gpu.device.limits().max_buffer_size;
-        tape.slots
-            .iter()
-            .map(|slot| {
-                let size = slot.bound_bytes().next_multiple_of(4).max(4);
-                if size > most {
-                    return Err(DriverError::Gpu {
-                        message: format!(
-                            "buffer `{}`: need {size} bytes, the device allows {most}",
-                            slot.label
-                        ),
-                    });
-                }
-                let buffer = self.gpu.scoped(|| {
-                    self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                        label: Some(slot.label),
-                        size,
-                        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC,
-                        mapped_at_creation: true,
-                    })
-                })?;
-                let mut view = buffer.get_mapped_range_mut(..).map_err(gpu_error)?;
-                slot.fill(|at, part| view.slice(at..at + part.len()).copy_from_slice(part));
-                drop(view);
-                buffer.unmap();
-                Ok(buffer)
-            })
-            .collect()
-    }
-
-    /// One buffer with the uniform blocks of every step, and where each starts.
-    fn uniforms(&self, tape: &Tape<'_>) -> Result<(wgpu::Buffer, Vec<u64>), DriverError> {
-        let alignment =
-            usize::try_from(self.gpu.device.limits().min_uniform_buffer_offset_alignment)
-                .unwrap_or(256);
-        let (mut bytes, mut starts) = (Vec::new(), Vec::new());
-        for step in &tape.steps {
-            for (_, block) in &step.launch.uniforms {
-                bytes.resize(bytes.len().next_multiple_of(alignment), 0u8);
-                starts.push(bytes.len() as u64);
-                bytes.extend_from_slice(block);
-            }
-        }
-        bytes.resize(bytes.len().next_multiple_of(4).max(4), 0);
-        let buffer = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("uniforms"),
-            size: bytes.len() as u64,
-            usage: wgpu::BufferUsages::UNIFORM,
-            mapped_at_creation: true,
-        });
-        buffer.get_mapped_range_mut(..).map_err(gpu_error)?.copy_from_slice(&bytes);
-        buffer.unmap();
-        Ok((buffer, starts))
-    }
-
-    fn submit(
-        &self,
-        tape: &Tape<'_>,
-        kernels: &[usize],
-        buffers: &[wgpu::Buffer],
-    ) -> Result<Vec<(BufferId, wgpu::Buffer)>, DriverError> {
-        let device = &self.gpu.device;
-        let (uniforms, starts) = self.uniforms(tape)?;
-        let mut starts = starts.into_iter();
-        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            for (step, &kernel) in tape.steps.iter().zip(kernels) {
-                let mut storage = step.buffers.iter();
-                let bindings: Vec<wgpu::BufferBinding<'_>> = (0u32..)
-                    .zip(step.plan.contract.bindings)
-                    .filter_map(|(index, binding)| {
-                        if binding.access == Access::Uniform {
-                            let size = step.launch.uniform(index).len() as u64;
-                            Some(wgpu::BufferBinding {
-                                buffer: &uniforms,
-                                offset: starts.next()?,
-                                size: wgpu::BufferSize::new(size),
-                            })
-                        } else {
-                            Some(buffers[storage.next()?.index()].as_entire_buffer_binding())
-                        }
-                    })
-                    .collect();
-                let kernel = &self.kernels[kernel].1;
-                let bound = kernel.bind(device, bindings)?;
-                kernel.record(&mut pass, &bound, &step.launch)?;
-            }
-        }
-        let mut staged = Vec::new();
-        for id in BufferId::all(tape).filter(|id| tape.slots[id.index()].read_back) {
-            let source = &buffers[id.index()];
-            let copy = device.create_buffer(&wgpu::BufferDescriptor {
-                label: Some("read-back"),
-                size: source.size(),
-                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                mapped_at_creation: false,
-            });
-            encoder.copy_buffer_to_buffer(source, 0, &copy, 0, source.size());
-            staged.push((id, copy));
-        }
-        self.gpu.queue.submit([encoder.finish()]);
-        Ok(staged)
-    }
-
     fn read(&self, buffer: &wgpu::Buffer) -> Result<Vec<u8>, DriverError> {
         let (send, receive) = std::sync::mpsc::channel();
         buffer.map_async(wgpu::MapMode::Read, .., move |result| {
@@ -197,10 +86,6 @@ impl WgpuLeg {
         buffer.unmap();
         Ok(bytes)
     }
-}
-
-fn gpu_error(error: impl std::fmt::Display) -> DriverError {
-    DriverError::Gpu { message: crate::driver::one_line(&error.to_string()) }
 }
 
 impl Leg for WgpuLeg {
@@ -223,13 +108,14 @@ impl Leg for WgpuLeg {
         let compile = start.elapsed();
 
         let start = Instant::now();
-        let buffers = self.upload(tape)?;
-        let staged = self.gpu.scoped(|| self.submit(tape, &kernels, &buffers))??;
+        let device = &self.gpu.device;
+        let uploaded = self.gpu.scoped(|| Uploaded::new(device, tape))??;
+        let kernels: Vec<&RawKernel> = kernels.iter().map(|&k| &self.kernels[k].1).collect();
+        let on = (device, &self.gpu.queue);
+        let staged = self.gpu.scoped(|| submit(on, tape, &kernels, &uploaded))??;
         let mut outputs = Vec::new();
-        for (id, copy) in &staged {
-            let mut bytes = self.read(copy)?;
-            bytes.truncate(tape.slots[id.index()].bound_bytes() as usize);
-            outputs.push((*id, tape.accept(*id, bytes)?));
+        for (id, copy) in staged {
+            outputs.push(accept(tape, id, self.read(&copy)?)?);
         }
         Ok(Run { outputs, compile, execute: start.elapsed() })
     }

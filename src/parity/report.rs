@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::outcome::{Bin, Metric, Worst};
-use crate::gpu::device::AdapterReport;
+use crate::gpu::AdapterReport;
 use crate::legs::CheckerFinding;
 
 /// Name and version of the format.

@@ -16,7 +16,9 @@ use crate::contract::Language;
 use crate::driver::DriverError;
 #[cfg(feature = "msl-host")]
 use crate::legs::MslHostLeg;
-use crate::legs::{CheckerFinding, Leg, Played};
+#[cfg(feature = "web")]
+use crate::legs::Run;
+use crate::legs::{BufferId, CheckerFinding, Leg, Played};
 
 /// Every case of every kernel, in the order of [`crate::kernels::ALL`].
 pub fn cases() -> Vec<Box<dyn Case>> {
@@ -106,10 +108,7 @@ impl OpenLeg {
         }
         match &mut self.player {
             Player::Contract(leg) => {
-                let own = |played: Played| Outputs {
-                    bytes: outputs.iter().map(|&id| played.run.bytes(id).to_vec()).collect(),
-                    played,
-                };
+                let own = |played| Outputs::of(played, &outputs);
                 Ok(Plays::Outputs(leg.play(&tape)?.into_iter().map(own).collect()))
             }
             #[cfg(feature = "msl-host")]
@@ -168,6 +167,11 @@ struct Outputs {
 }
 
 impl Outputs {
+    fn of(played: Played, outputs: &[BufferId]) -> Self {
+        let bytes = outputs.iter().map(|&id| played.run.bytes(id).to_vec()).collect();
+        Self { played, bytes }
+    }
+
     fn slices(&self) -> Vec<&[u8]> {
         self.bytes.iter().map(Vec::as_slice).collect()
     }
@@ -248,6 +252,26 @@ pub fn run_case(case: &dyn Case, legs: &mut [OpenLeg]) -> CaseReport {
         }
     }
     CaseReport { kernel, case: name, results }
+}
+
+/// The result of a case that was played elsewhere, once: for a leg that cannot block.
+#[cfg(feature = "web")]
+pub(crate) fn judge_run(
+    label: &str,
+    case: &dyn Prepared,
+    run: Result<(Run, Vec<BufferId>), DriverError>,
+) -> CaseResultReport {
+    let played = run.map(|(run, outputs)| {
+        let played = Played { way: "", run, findings: None };
+        Plays::Outputs(vec![Outputs::of(played, &outputs)])
+    });
+    against_oracle(label, &played, case)
+}
+
+/// The result of a case that could not be prepared.
+#[cfg(feature = "web")]
+pub(crate) fn not_prepared(label: &str, error: &DriverError) -> CaseResultReport {
+    refused(label, ORACLE, error)
 }
 
 /// Places of every leg authored in WGSL with every leg authored in MSL.

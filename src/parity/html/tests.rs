@@ -14,7 +14,7 @@ fn result(leg: &str, against: &str, status: &str, reason: &str) -> Value {
         "worst": { "index": 3, "got": 0.25, "want": 0.5 },
         "histogram": [{ "label": "equal", "count": 7 }, { "label": "1e-8", "count": 0 }],
         "ways": [{ "way": "strict", "error": 1.5e-6 }, { "way": "lockstep", "error": null }],
-        "findings": null, "timing": { "compile_ms": 1.23456, "execute_ms": 2.0 },
+        "limits": [], "findings": null, "timing": { "compile_ms": 1.23456, "execute_ms": 2.0 },
     })
 }
 
