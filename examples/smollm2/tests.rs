@@ -118,6 +118,8 @@ fn repeats_differ_by_rounding_and_show_their_spread() {
     assert!((once.ratio - thrice.ratio).abs() < 1e-3, "{once:?} {thrice:?}");
 }
 
+/// An 8-bit code is next to a boundary sixteen times as often as a 4-bit one, and rounding then turns
+/// it; one that is turned moves its row by half a percent, which one of fourteen tokens passes on.
 #[test]
 fn the_gpu_attends_as_the_oracle() {
     if without_gpu() {
@@ -130,13 +132,13 @@ fn the_gpu_attends_as_the_oracle() {
         logits(&model, cache.as_mut(), parts)
     };
     let parts: &[&[u32]] = &[&tokens[..6], &tokens[6..7], &tokens[7..]];
-    for pair in ["4/4", "8/4", "3/5"] {
+    for (pair, tolerance) in [("4/4", 1e-5), ("3/5", 1e-5), ("8/4", 1e-3)] {
         let want = run(Kind::Oracle, pair, &[&tokens]);
         let got = run(Kind::Gpu, pair, parts);
-        assert!(nrmse(&got, &want) < 1e-5, "{pair}: {:e}", nrmse(&got, &want));
+        assert!(nrmse(&got, &want) < tolerance, "{pair}: {:e}", nrmse(&got, &want));
     }
     let other = nrmse(&run(Kind::Gpu, "4/8", parts), &run(Kind::Oracle, "8/4", &[&tokens]));
-    assert!(other > 1e-3, "K and V widths changed places: {other:e}");
+    assert!(other > 1e-2, "K and V widths changed places: {other:e}");
 }
 
 #[test]
