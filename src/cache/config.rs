@@ -48,7 +48,7 @@ pub enum Output {
     /// The attention output, f32 `[token][head][coord]`.
     #[default]
     Rows,
-    /// Partials in the layout of `flash_attn_vec`, still rotated: for a cache that holds a part
+    /// Partials of the rows `[token][head]`, still rotated: for a cache that holds a part
     /// of a context. See [`KvCache::partials`](super::KvCache::partials) and
     /// [`merge`](super::merge).
     Partials,

@@ -4,12 +4,15 @@ use super::config::Output;
 use super::kind::Kind;
 use super::misuse::Misuse;
 use crate::error::{Error, Result};
-use crate::gpu::Bound;
+use crate::gpu::{Bound, Kernel};
+use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
 use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
 use crate::kernels::fwht::{self, Fwht};
 use crate::kernels::quantize_kv::{self, QuantizeKv};
-use crate::params::{FlashAttnVecTqParams, FwhtParams, QuantizeKvParams};
+use crate::params::{
+    FlashAttnTileParams, FlashAttnVecTqParams, FwhtParams, QuantizeKvParams, TileSequence,
+};
 
 /// An engine's buffers for one layer, all f32 and after RoPE. They may be parts of larger buffers,
 /// and the same for every layer; only `q` and `out` must be in different ones.
@@ -33,15 +36,32 @@ pub struct LayerIo {
     pub(super) quantize_k: Bound<QuantizeKv>,
     pub(super) quantize_v: Bound<QuantizeKv>,
     pub(super) rotate_q: Bound<Fwht>,
-    /// Into `out`.
-    pub(super) attend: Bound<FlashAttnVecTq>,
-    /// Into the cache's partials and from there into `out`; none where one split is always enough.
-    pub(super) split: Option<(Bound<FlashAttnVecTq>, Bound<FlashAttnVecReduce>)>,
+    pub(super) one: Attending<FlashAttnVecTq>,
+    /// None where no step has more than one token.
+    pub(super) several: Option<Attending<FlashAttnTile>>,
+    /// From the cache's partials into `out`; none where it has none.
+    pub(super) reduce: Option<Bound<FlashAttnVecReduce>>,
     /// None where `out` takes partials.
     pub(super) unrotate_out: Option<Bound<Fwht>>,
     /// Tokens that q and out, and k and v, have room for.
     query_tokens: Room,
     kv_tokens: Room,
+}
+
+/// An attention kernel bound to where it may have to write.
+#[derive(Debug)]
+pub(super) struct Attending<K> {
+    /// `out`.
+    whole: Bound<K>,
+    /// The cache's partials, where it has any.
+    split: Option<Bound<K>>,
+}
+
+impl<K> Attending<K> {
+    /// The binding for a step whose splits are reduced, or not.
+    pub fn target(&self, reduced: bool) -> &Bound<K> {
+        self.split.as_ref().filter(|_| reduced).unwrap_or(&self.whole)
+    }
 }
 
 /// How many tokens a buffer has room for.
@@ -90,8 +110,8 @@ pub(super) struct Own<'a> {
     pub kind: &'a Kind,
     pub buffers: &'a LayerBuffers,
     pub params: &'a wgpu::Buffer,
-    /// Bytes from one token's `out` to the next.
-    pub out_stride: u64,
+    /// The block table of one page, in `params`.
+    pub table: u64,
     pub partials: Option<&'a wgpu::Buffer>,
     pub output: Output,
 }
@@ -105,12 +125,13 @@ impl LayerIo {
         self.query_tokens.check(tokens)
     }
 
-    pub(super) fn new(device: &wgpu::Device, own: Own<'_>, io: Io<'_>) -> Result<Self> {
+    pub(super) fn new(device: &wgpu::Device, own: Own<'_>, io: &Io<'_>) -> Result<Self> {
         if io.q.buffer == io.out.buffer {
             return Err(Misuse::SharedBuffer { layer: own.layer }.into());
         }
         let (row, kv_row) = (own.kind.row_bytes(), own.kind.kv_row_bytes());
-        let query_tokens = Room::of("q", &io.q, row).less(Room::of("out", &io.out, own.out_stride));
+        let query_tokens =
+            Room::of("q", &io.q, row).less(Room::of("out", &io.out, own.kind.out_bytes()?));
         let kv_tokens = Room::of("k", &io.k, kv_row).less(Room::of("v", &io.v, kv_row));
         query_tokens.check(1)?;
         kv_tokens.check(1)?;
@@ -124,8 +145,15 @@ impl LayerIo {
             quantize_k: own.quantize(device, Side::K, &io.k)?,
             quantize_v: own.quantize(device, Side::V, &io.v)?,
             rotate_q: own.rotation(device, &own.kind.rotate, &io.q)?,
-            attend: own.attention(device, &io.q, window(&io.out, own.out_stride))?,
-            split: own.split(device, &io)?,
+            one: own.attending(io, |dst| own.one(device, &io.q, dst))?,
+            several: match &own.kind.tile {
+                Some(tile) => Some(own.attending(io, |dst| own.tile(device, tile, &io.q, dst))?),
+                None => None,
+            },
+            reduce: own
+                .partials
+                .map(|partials| own.reduce(device, partials, &io.out))
+                .transpose()?,
             unrotate_out,
             query_tokens,
             kv_tokens,
@@ -162,14 +190,23 @@ impl<'a> Own<'a> {
     fn rotation(
         &self,
         device: &wgpu::Device,
-        kernel: &crate::gpu::Kernel<Fwht>,
+        kernel: &Kernel<Fwht>,
         data: &wgpu::BufferBinding<'_>,
     ) -> Result<Bound<Fwht>> {
-        kernel
-            .bind(device, fwht::Buffers { data: data.clone(), params: self.block::<FwhtParams>() })
+        let params = self.block::<FwhtParams>();
+        kernel.bind(device, fwht::Buffers { data: data.clone(), params })
     }
 
-    fn attention(
+    fn attending<K>(
+        &self,
+        io: &Io<'_>,
+        bind: impl Fn(wgpu::BufferBinding<'_>) -> Result<Bound<K>>,
+    ) -> Result<Attending<K>> {
+        let split = self.partials.map(|partials| bind(partials.as_entire_buffer_binding()));
+        Ok(Attending { whole: bind(io.out.clone())?, split: split.transpose()? })
+    }
+
+    fn one(
         &self,
         device: &wgpu::Device,
         q: &wgpu::BufferBinding<'_>,
@@ -177,7 +214,7 @@ impl<'a> Own<'a> {
     ) -> Result<Bound<FlashAttnVecTq>> {
         let buffers = flash_attn_vec_tq::Buffers {
             params: self.block::<FlashAttnVecTqParams>(),
-            q: window(q, self.kind.row_bytes()),
+            q: q.clone(),
             k_packed: self.buffers.k_packed.as_entire_buffer_binding(),
             k_norms: self.buffers.k_norms.as_entire_buffer_binding(),
             v_packed: self.buffers.v_packed.as_entire_buffer_binding(),
@@ -187,22 +224,40 @@ impl<'a> Own<'a> {
         self.kind.attend.bind(device, buffers)
     }
 
-    fn split(
+    fn tile(
         &self,
         device: &wgpu::Device,
-        io: &Io<'_>,
-    ) -> Result<Option<(Bound<FlashAttnVecTq>, Bound<FlashAttnVecReduce>)>> {
-        let Some(partials) = self.partials.filter(|_| self.output == Output::Rows) else {
-            return Ok(None);
+        kernel: &Kernel<FlashAttnTile>,
+        q: &wgpu::BufferBinding<'_>,
+        dst: wgpu::BufferBinding<'_>,
+    ) -> Result<Bound<FlashAttnTile>> {
+        let buffers = flash_attn_tile::Buffers {
+            params: self.block::<FlashAttnTileParams>(),
+            q: q.clone(),
+            sequences: self.block::<TileSequence>(),
+            block_table: wgpu::BufferBinding { offset: self.table, ..self.block::<u32>() },
+            k: self.buffers.k_packed.as_entire_buffer_binding(),
+            k_norms: self.buffers.k_norms.as_entire_buffer_binding(),
+            v: self.buffers.v_packed.as_entire_buffer_binding(),
+            v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
+            dst,
         };
-        let reduce = flash_attn_vec_reduce::Buffers {
+        kernel.bind(device, buffers)
+    }
+
+    fn reduce(
+        &self,
+        device: &wgpu::Device,
+        partials: &wgpu::Buffer,
+        out: &wgpu::BufferBinding<'_>,
+    ) -> Result<Bound<FlashAttnVecReduce>> {
+        let buffers = flash_attn_vec_reduce::Buffers {
             nrows: self.block::<u32>(),
             partials: partials.as_entire_buffer_binding(),
-            dst: window(&io.out, self.out_stride),
+            dst: out.clone(),
             nwg: self.block::<u32>(),
         };
-        let attend = self.attention(device, &io.q, partials.as_entire_buffer_binding())?;
-        Ok(Some((attend, self.kind.reduce.bind(device, reduce)?)))
+        self.kind.reduce.bind(device, buffers)
     }
 
     /// A parameter block, in whichever slot the recording names.
@@ -210,9 +265,4 @@ impl<'a> Own<'a> {
         let size = wgpu::BufferSize::new(size_of::<T>() as u64);
         wgpu::BufferBinding { buffer: self.params, offset: 0, size }
     }
-}
-
-/// The first `bytes` bytes of a binding, which move with the token.
-fn window<'a>(binding: &wgpu::BufferBinding<'a>, bytes: u64) -> wgpu::BufferBinding<'a> {
-    wgpu::BufferBinding { size: wgpu::BufferSize::new(bytes), ..binding.clone() }
 }

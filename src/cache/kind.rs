@@ -6,30 +6,35 @@ use bytemuck::bytes_of;
 
 use super::config::{Config, LayerConfig, Output};
 use super::history::History;
-use crate::codec::{Codec, Direction};
+use crate::codec::{Codec, Direction, KeyFormat, Ring};
 use crate::contract::{Caps, Language, Launch, Plan};
 use crate::error::Result;
 use crate::gpu::{Kernel, Options};
 use crate::kernels::KernelSpec;
+use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
 use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
 use crate::kernels::fwht::{self, Fwht};
 use crate::kernels::quantize_kv::{self, QuantizeKv};
 use crate::params::{
-    FlashAttnVecReduceParams, FlashAttnVecTqParams, FwhtParams, QuantizeKvParams, partials_floats,
+    FlashAttnTileParams, FlashAttnVecReduceParams, FwhtParams, QuantizeKvParams, TileSequence,
+    partials_floats,
 };
 
-/// Parameter slots of a kind in one step; the slots of its tokens follow.
+/// Parameter slots of a kind in one step.
 pub(super) mod slot {
     pub const QUANTIZE: u32 = 0;
     pub const ROTATE: u32 = 1;
     pub const NROWS: u32 = 2;
     pub const NWG: u32 = 3;
     pub const ATTEND: u32 = 4;
+    pub const SEQUENCE: u32 = 5;
+    /// How many there are.
+    pub const COUNT: u32 = 6;
 }
 
 /// Bytes of the largest parameter block.
-pub(super) const LARGEST_BLOCK: u32 = size_of::<FlashAttnVecTqParams>() as u32;
+pub(super) const LARGEST_BLOCK: u32 = size_of::<FlashAttnTileParams>() as u32;
 
 /// Pipelines by plan: two equal plans make the same pipeline.
 #[derive(Debug)]
@@ -62,17 +67,19 @@ pub(super) struct Pools<'a> {
     quantize: Pool<'a, QuantizeKv>,
     rotate: Pool<'a, Fwht>,
     attend: Pool<'a, FlashAttnVecTq>,
+    tile: Pool<'a, FlashAttnTile>,
     reduce: Pool<'a, FlashAttnVecReduce>,
 }
 
 impl<'a> Pools<'a> {
-    /// Empty ones. Parameters move with the step; q, output and partials with the token.
+    /// Empty ones. Only parameters move, with the step.
     pub fn new(device: &'a wgpu::Device, config: &Config) -> Self {
         Self {
             quantize: Pool::new(device, config, &[3]),
             rotate: Pool::new(device, config, &[1]),
-            attend: Pool::new(device, config, &[0, 1, 6]),
-            reduce: Pool::new(device, config, &[0, 2, 3]),
+            attend: Pool::new(device, config, &[0]),
+            tile: Pool::new(device, config, &[0, 2]),
+            reduce: Pool::new(device, config, &[0, 3]),
         }
     }
 }
@@ -86,10 +93,11 @@ pub(super) struct Kind {
     pub quantize_v: Arc<Kernel<QuantizeKv>>,
     pub rotate: Arc<Kernel<Fwht>>,
     pub unrotate: Arc<Kernel<Fwht>>,
+    /// Steps of one token.
     pub attend: Arc<Kernel<FlashAttnVecTq>>,
+    /// Steps of more; none where there are none.
+    pub tile: Option<Arc<Kernel<FlashAttnTile>>>,
     pub reduce: Arc<Kernel<FlashAttnVecReduce>>,
-    /// Splits of the longest context.
-    pub most_splits: u32,
     output: Output,
     codecs: [Codec; 2],
     caps: Caps,
@@ -113,15 +121,24 @@ pub(super) struct Launches {
     pub quantize: Option<[Launch; 2]>,
     pub rotate: Launch,
     pub unrotate: Launch,
-    /// Of the last token; the others differ in their parameters only.
-    pub attend: Launch,
-    /// Of one token; none where attention writes what is asked for by itself.
+    pub attend: Attend,
+    /// None where attention writes what is asked for by itself.
     pub reduce: Option<Launch>,
-    /// One block a token.
-    attention: Vec<FlashAttnVecTqParams>,
     /// The positions that the layers hold after the step.
     pub history: History,
 }
+
+/// The attention of a step.
+#[derive(Debug)]
+pub(super) enum Attend {
+    /// By `flash_attn_vec_tq`.
+    One(Launch),
+    /// By `flash_attn_tile`: the cache is one page, the step one sequence.
+    Several(Launch, TileSequence),
+}
+
+/// The block table of one page.
+const ONE_PAGE: [u32; 1] = [0];
 
 impl Kind {
     pub fn new(
@@ -135,8 +152,8 @@ impl Kind {
         let [k, v] = codecs.map(|codec| quantize_kv::Problem { codec }.plan(&caps, language));
         let [forward, inverse] = [Direction::Forward, Direction::Inverse]
             .map(|direction| rotation(config, direction).plan(&caps, language));
-        let attention = attention(config, codecs);
-        let reduce = reduction(config);
+        let several = cache.max_step_tokens > 1;
+        let tile = several.then(|| pools.tile.get(tile(config, codecs).plan(&caps, language)?));
         Ok(Self {
             config: *config,
             history: History::new(config),
@@ -144,9 +161,9 @@ impl Kind {
             quantize_v: pools.quantize.get(v?)?,
             rotate: pools.rotate.get(forward?)?,
             unrotate: pools.rotate.get(inverse?)?,
-            attend: pools.attend.get(attention.plan(&caps, language)?)?,
-            reduce: pools.reduce.get(reduce.plan(&caps, language)?)?,
-            most_splits: attention.splits(config.most_visible(), &caps, language)?,
+            attend: pools.attend.get(attention(config, codecs).plan(&caps, language)?)?,
+            tile: tile.transpose()?,
+            reduce: pools.reduce.get(reduction(config).plan(&caps, language)?)?,
             output: cache.output,
             codecs,
             caps,
@@ -154,7 +171,7 @@ impl Kind {
         })
     }
 
-    /// Bytes of one token's q or output.
+    /// Bytes of one token's q.
     pub fn row_bytes(&self) -> u64 {
         u64::from(self.config.num_heads) * u64::from(self.config.head_dim.get()) * 4
     }
@@ -164,46 +181,84 @@ impl Kind {
         u64::from(self.config.num_kv_heads) * u64::from(self.config.head_dim.get()) * 4
     }
 
+    /// Bytes of one token's output.
+    pub fn out_bytes(&self) -> Result<u64> {
+        match self.output {
+            Output::Rows => Ok(self.row_bytes()),
+            Output::Partials => Ok(self.partials_bytes(1, self.partials_splits()?)),
+        }
+    }
+
     /// Splits of partials that are the caller's: always as many, and never so few that the kernel
     /// would write an output in their place.
-    pub fn partials_splits(&self) -> u32 {
-        self.most_splits.max(2)
+    pub fn partials_splits(&self) -> Result<u32> {
+        Ok(self.own_splits(1, self.config.most_visible())?.max(2))
     }
 
-    /// Bytes of one token's partials in `nwg` splits.
-    pub fn partials_bytes(&self, nwg: u32) -> u64 {
-        partials_floats(self.config.num_heads, self.config.head_dim.get(), nwg) * 4
+    /// Bytes of the partials of `tokens` tokens in `nwg` splits.
+    pub fn partials_bytes(&self, tokens: u32, nwg: u32) -> u64 {
+        let of_one = partials_floats(self.config.num_heads, self.config.head_dim.get(), nwg) * 4;
+        u64::from(tokens) * of_one
     }
 
-    fn splits(&self, visible: u32) -> Result<u32> {
-        match self.output {
-            Output::Partials => Ok(self.partials_splits()),
-            Output::Rows => {
-                attention(&self.config, self.codecs).splits(visible, &self.caps, self.language)
+    /// Bytes of the cache's own partials, for any step of up to `most_tokens` tokens; 0 where one
+    /// split is always enough, or where partials are the caller's.
+    pub fn most_partials(&self, most_tokens: u32) -> Result<u64> {
+        let mut most = 0;
+        for tokens in 1..=most_tokens {
+            let splits = self.own_splits(tokens, self.seen_by(tokens, self.config.capacity))?;
+            if self.output == Output::Rows && splits > 1 {
+                most = most.max(self.partials_bytes(tokens, splits));
+            }
+            // More tokens fill the device by themselves.
+            if tokens > 1 && self.own_splits(tokens, u32::MAX)? == 1 {
+                break;
             }
         }
+        Ok(most)
+    }
+
+    /// Positions from the first that a step's first token sees to the last, of `stored` ones.
+    fn seen_by(&self, tokens: u32, stored: u32) -> u32 {
+        match self.config.sliding_window {
+            0 => stored,
+            window => stored.min(window.saturating_add(tokens - 1)),
+        }
+    }
+
+    /// Splits for a step of `tokens` tokens that see `visible` positions.
+    fn own_splits(&self, tokens: u32, visible: u32) -> Result<u32> {
+        if tokens == 1 {
+            let one = attention(&self.config, self.codecs);
+            return one.splits(visible, &self.caps, self.language);
+        }
+        Ok(tile(&self.config, self.codecs).splits(tokens, visible))
     }
 
     /// The dispatches of a step that ends with `history`.
     pub fn launches(&self, span: Span, history: History) -> Result<Launches> {
         let Self { config, caps, language, .. } = self;
-        let attention = self.attention_params(span, &history)?;
-        // A step has a token.
-        let last = attention[attention.len() - 1];
-        let rotate = FwhtParams {
-            head_dim: config.head_dim.get(),
-            num_heads: span.tokens.saturating_mul(config.num_heads),
+        let slots = history.slots(if span.appends { span.len + span.tokens } else { span.len })?;
+        let nwg = match self.output {
+            Output::Rows => self.own_splits(span.tokens, self.seen_by(span.tokens, slots.len()))?,
+            Output::Partials => self.partials_splits()?,
         };
+        let rows = span.tokens.saturating_mul(config.num_heads);
+        let rotate = FwhtParams { head_dim: config.head_dim.get(), num_heads: rows };
         let rotate = |direction| rotation(config, direction).launch(&rotate, caps, *language);
-        let reduce = FlashAttnVecReduceParams { nrows: config.num_heads, nwg: last.nwg };
+        let reduce = FlashAttnVecReduceParams { nrows: rows, nwg };
         let reduce = reduction(config).launch(&reduce, caps)?;
         Ok(Launches {
             quantize: span.appends.then(|| self.quantize(span)).transpose()?,
             rotate: rotate(Direction::Forward)?,
             unrotate: rotate(Direction::Inverse)?,
-            attend: self::attention(config, self.codecs).launch(&last, caps, *language)?,
-            reduce: (self.output == Output::Rows && last.nwg > 1).then_some(reduce),
-            attention,
+            attend: if span.tokens == 1 {
+                let params = config.attention(slots.len(), slots.start(), nwg);
+                Attend::One(attention(config, self.codecs).launch(&params, caps, *language)?)
+            } else {
+                self.tile(span, slots, nwg)?
+            },
+            reduce: (self.output == Output::Rows && nwg > 1).then_some(reduce),
             history,
         })
     }
@@ -226,36 +281,53 @@ impl Kind {
         Ok([k?, v?])
     }
 
-    /// One block a token, each up to its own position. All have the splits of the last one.
-    fn attention_params(&self, span: Span, history: &History) -> Result<Vec<FlashAttnVecTqParams>> {
-        let end = |token| if span.appends { span.len + token + 1 } else { span.len };
-        let visible = history.slots(end(span.tokens - 1))?.len().min(self.config.most_visible());
-        let nwg = self.splits(visible)?;
-        (0..span.tokens)
-            .map(|token| {
-                let slots = history.slots(end(token))?;
-                Ok(self.config.attention(slots.len(), slots.start(), nwg))
-            })
-            .collect()
+    /// Queries of a step that only reads come after everything that is stored, so they see all.
+    fn tile(&self, span: Span, slots: Ring, nwg: u32) -> Result<Attend> {
+        let one = self.config.attention(slots.len(), slots.start(), nwg);
+        let sequence = TileSequence {
+            first_token: 0,
+            query_tokens: span.tokens,
+            position: slots.len() - if span.appends { span.tokens } else { 0 },
+            kv_seq_len: one.kv_seq_len,
+            ring_start: one.ring_start,
+            kv_capacity: one.kv_capacity,
+            first_block: 0,
+        };
+        let params = FlashAttnTileParams {
+            n_heads: one.n_heads,
+            n_kv_heads: one.n_kv_heads,
+            head_dim: one.head_dim,
+            num_tokens: span.tokens,
+            num_sequences: 1,
+            max_query_tokens: span.tokens,
+            page_size: one.kv_capacity,
+            num_pages: 1,
+            num_blocks: 1,
+            scale: one.scale,
+            mask_type: one.mask_type,
+            sliding_window: one.sliding_window,
+            softcap: one.softcap,
+            nwg,
+            split_base: 0,
+            splits: nwg,
+            scale_factor_d512: one.scale_factor_d512,
+        };
+        let problem = tile(&self.config, self.codecs);
+        let launch = problem.launch(&params, &[sequence], &ONE_PAGE, &self.caps)?;
+        Ok(Attend::Several(launch, sequence))
     }
 }
 
 impl Launches {
-    /// Parameter slots that [`Self::blocks`] fills.
-    pub fn slots(&self) -> u32 {
-        slot::ATTEND + self.attention.len() as u32
-    }
-
-    /// The contents of the slots, in order.
-    pub fn blocks(&self) -> impl Iterator<Item = &[u8]> {
-        let (nrows, nwg) = match &self.reduce {
-            Some(reduce) => (reduce.uniform(0), reduce.uniform(3)),
-            None => (&[][..], &[][..]),
-        };
+    /// The contents of the parameter slots, in order.
+    pub fn blocks(&self) -> [&[u8]; slot::COUNT as usize] {
         let quantize = self.quantize.as_ref().map_or(&[][..], |[k, _]| k.uniform(3));
-        [quantize, self.rotate.uniform(1), nrows, nwg]
-            .into_iter()
-            .chain(self.attention.iter().map(|block| bytes_of(block)))
+        let reduce = |binding| self.reduce.as_ref().map_or(&[][..], |r| r.uniform(binding));
+        let (attend, sequence) = match &self.attend {
+            Attend::One(launch) => (launch.uniform(0), &[][..]),
+            Attend::Several(launch, sequence) => (launch.uniform(0), bytes_of(sequence)),
+        };
+        [quantize, self.rotate.uniform(1), reduce(0), reduce(3), attend, sequence]
     }
 }
 
@@ -267,6 +339,17 @@ fn attention(config: &LayerConfig, [k, v]: [Codec; 2]) -> flash_attn_vec_tq::Pro
     flash_attn_vec_tq::Problem {
         k_bits: k.bits,
         codec: v,
+        num_heads: config.num_heads,
+        num_kv_heads: config.num_kv_heads,
+    }
+}
+
+fn tile(config: &LayerConfig, codecs: [Codec; 2]) -> flash_attn_tile::Problem {
+    let [k, v] = codecs.map(|codec| KeyFormat::Tq(codec.bits));
+    flash_attn_tile::Problem {
+        head_dim: config.head_dim,
+        k,
+        v,
         num_heads: config.num_heads,
         num_kv_heads: config.num_kv_heads,
     }

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::bytes::Bytes;
-use super::config::{Config, LayerConfig, Output};
+use super::config::{Config, LayerConfig};
 use super::io::{Io, LayerBuffers, LayerIo, Own};
-use super::kind::{Kind, LARGEST_BLOCK, Launches, Pools, Span, slot};
+use super::kind::{Attend, Kind, LARGEST_BLOCK, Launches, Pools, Span, slot};
 use super::misuse::Misuse;
 use crate::codec::row;
 use crate::contract::Caps;
@@ -23,6 +23,8 @@ pub struct KvCache {
     /// Bytes of a parameter slot, and of all slots of a step.
     slot_bytes: u32,
     step_bytes: u32,
+    /// Where `params` has a block table of one page: a zero after the slots, never written.
+    table: u64,
     /// A step's slots on their way to `params`.
     staged: Vec<u8>,
     partials: Option<wgpu::Buffer>,
@@ -61,21 +63,16 @@ struct Open {
     launches: Vec<Launches>,
 }
 
-/// Where partials of a token lie; see [`Output::Partials`].
+/// The partials of a step; see [`Output::Partials`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PartialsLayout {
-    /// Rows: query heads.
+    /// Rows `[token][head]`.
     pub nrows: u32,
     /// Splits.
     pub nwg: u32,
-    /// Bytes of one token's partials.
+    /// Bytes of all.
     pub bytes: u64,
-    /// Bytes from one token's partials to the next.
-    pub token_stride: u64,
 }
-
-/// What every device accepts as an offset.
-const OFFSET_ALIGNMENT: u64 = 256;
 
 impl KvCache {
     /// Makes everything: buffers of all layers, pipelines (one of each for equal layers),
@@ -87,19 +84,23 @@ impl KvCache {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         config.check()?;
         let (kinds, of_layer) = kinds(device, caps, config)?;
-        let slot_bytes =
-            LARGEST_BLOCK.next_multiple_of(device.limits().min_uniform_buffer_offset_alignment);
-        let step_bytes = largest_step(&kinds, config)? * u64::from(slot_bytes);
-        let params_bytes = step_bytes * u64::from(config.steps_per_submit);
+        check_largest_step(&kinds, config)?;
+        let slot_bytes = slot_bytes(&device.limits());
+        let step_bytes = u64::from(slot_bytes) * u64::from(slot::COUNT) * kinds.len() as u64;
+        let table = step_bytes * u64::from(config.steps_per_submit);
+        let params_bytes = table + u64::from(slot_bytes);
         if params_bytes > u64::from(u32::MAX) {
             let need = format!("parameters under 2^32 bytes, {step_bytes} a step");
             return Err(Error::param("steps_per_submit", need, config.steps_per_submit));
         }
-        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let usage = wgpu::BufferUsages::UNIFORM
+            | wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_DST;
         let params = buffer(device, "KvCache parameters", params_bytes, usage)?;
-        let partials = partials_bytes(&kinds, config.output)
-            .map(|bytes| buffer(device, "KvCache partials", bytes, wgpu::BufferUsages::STORAGE))
-            .transpose()?;
+        let partials = match most_partials(&kinds, config)? {
+            0 => None,
+            bytes => Some(buffer(device, "KvCache partials", bytes, wgpu::BufferUsages::STORAGE)?),
+        };
         let layers = of_layer
             .into_iter()
             .map(|kind| {
@@ -115,6 +116,7 @@ impl KvCache {
             params,
             slot_bytes,
             step_bytes: step_bytes as u32,
+            table,
             staged: Vec::with_capacity(step_bytes as usize),
             partials,
             len: 0,
@@ -134,11 +136,11 @@ impl KvCache {
             kind,
             buffers: &found.buffers,
             params: &self.params,
-            out_stride: self.out_stride(kind),
-            partials: self.partials.as_ref().filter(|_| kind.most_splits > 1),
+            table: self.table,
+            partials: self.partials.as_ref(),
             output: self.config.output,
         };
-        LayerIo::new(device, own, io)
+        LayerIo::new(device, own, &io)
     }
 
     /// Opens a step of `tokens` tokens, which every layer then appends, and writes its parameters
@@ -243,7 +245,7 @@ impl KvCache {
         let (kind, launches) = (&self.kinds[layer.kind], &step.launches[layer.kind]);
         let rotate = [self.offset(step, layer.kind, slot::ROTATE)];
         kind.rotate.record_at(pass, &io.rotate_q, &launches.rotate, &rotate)?;
-        self.attend_tokens(pass, io, layer.kind, step)?;
+        self.attend_rotated(pass, io, layer.kind, step)?;
         if let Some(unrotate) = &io.unrotate_out {
             kind.unrotate.record_at(pass, unrotate, &launches.unrotate, &rotate)?;
         }
@@ -251,8 +253,8 @@ impl KvCache {
         Ok(())
     }
 
-    /// One dispatch a token, or two where the context is split.
-    fn attend_tokens(
+    /// Attention itself, and the merge where the context is split.
+    fn attend_rotated(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         io: &LayerIo,
@@ -260,26 +262,23 @@ impl KvCache {
         step: &Open,
     ) -> Result<()> {
         let (kind, launches) = (&self.kinds[index], &step.launches[index]);
-        // Offsets of tokens that `LayerIo::check_attend` has let pass lie in the buffers; one
-        // that u32 does not hold lies in none that wgpu lets a binding move in.
-        let moved =
-            |token: u32, stride: u64| u32::try_from(u64::from(token) * stride).unwrap_or(u32::MAX);
-        for token in 0..step.span.tokens {
-            let params = self.offset(step, index, slot::ATTEND + token);
-            let q = moved(token, kind.row_bytes());
-            let out = moved(token, self.out_stride(kind));
-            match (&launches.reduce, &io.split) {
-                (Some(reduce), Some((attend, merge))) => {
-                    kind.attend.record_at(pass, attend, &launches.attend, &[params, q, 0])?;
-                    let [nrows, nwg] =
-                        [slot::NROWS, slot::NWG].map(|slot| self.offset(step, index, slot));
-                    kind.reduce.record_at(pass, merge, reduce, &[nrows, out, nwg])?;
-                }
-                _ => {
-                    let offsets = [params, q, out];
-                    kind.attend.record_at(pass, &io.attend, &launches.attend, &offsets)?;
-                }
+        let at = |slot| self.offset(step, index, slot);
+        let reduced = launches.reduce.is_some();
+        match &launches.attend {
+            Attend::One(launch) => {
+                let offsets = [at(slot::ATTEND)];
+                kind.attend.record_at(pass, io.one.target(reduced), launch, &offsets)?;
             }
+            Attend::Several(launch, _) => {
+                let (Some(tile), Some(bound)) = (&kind.tile, &io.several) else {
+                    return Err(Misuse::Tokens { most: 1, found: step.span.tokens }.into());
+                };
+                let offsets = [at(slot::ATTEND), at(slot::SEQUENCE)];
+                tile.record_at(pass, bound.target(reduced), launch, &offsets)?;
+            }
+        }
+        if let (Some(launch), Some(bound)) = (&launches.reduce, &io.reduce) {
+            kind.reduce.record_at(pass, bound, launch, &[at(slot::NROWS), at(slot::NWG)])?;
         }
         Ok(())
     }
@@ -382,25 +381,16 @@ impl KvCache {
         })
     }
 
-    /// Where `attend` puts partials in `out`, for a cache made with [`Output::Partials`].
-    pub fn partials(&self, layer: usize) -> Result<PartialsLayout> {
+    /// The partials that `attend` puts into `out` in a step of `tokens` tokens, for a cache made
+    /// with [`Output::Partials`]: what [`merge`](super::merge) needs to know of them.
+    pub fn partials(&self, layer: usize, tokens: u32) -> Result<PartialsLayout> {
         let kind = &self.kinds[self.layer(layer)?.kind];
-        let nwg = kind.partials_splits();
+        let nwg = kind.partials_splits()?;
         Ok(PartialsLayout {
-            nrows: kind.config.num_heads,
+            nrows: kind.config.num_heads.saturating_mul(tokens),
             nwg,
-            bytes: kind.partials_bytes(nwg),
-            token_stride: kind.partials_bytes(nwg).next_multiple_of(OFFSET_ALIGNMENT),
+            bytes: kind.partials_bytes(tokens, nwg),
         })
-    }
-
-    fn out_stride(&self, kind: &Kind) -> u64 {
-        match self.config.output {
-            Output::Rows => kind.row_bytes(),
-            Output::Partials => {
-                kind.partials_bytes(kind.partials_splits()).next_multiple_of(OFFSET_ALIGNMENT)
-            }
-        }
     }
 
     fn layer(&self, layer: usize) -> Result<&Layer, Misuse> {
@@ -430,9 +420,15 @@ impl KvCache {
 
     /// Offset of a parameter slot of a kind.
     fn offset(&self, step: &Open, kind: usize, slot: u32) -> u32 {
-        let before: u32 = step.launches[..kind].iter().map(Launches::slots).sum();
-        step.base + (before + slot) * self.slot_bytes
+        step.base + (kind as u32 * slot::COUNT + slot) * self.slot_bytes
     }
+}
+
+/// Bytes from one parameter slot to the next: sequences are bound as storage, the rest as uniforms.
+fn slot_bytes(limits: &wgpu::Limits) -> u32 {
+    let alignment =
+        limits.min_uniform_buffer_offset_alignment.max(limits.min_storage_buffer_offset_alignment);
+    LARGEST_BLOCK.next_multiple_of(alignment)
 }
 
 /// The distinct layers, and which one each layer is.
@@ -453,27 +449,22 @@ fn kinds(device: &wgpu::Device, caps: &Caps, config: &Config) -> Result<(Vec<Kin
     Ok((kinds, of_layer))
 }
 
-/// Parameter slots of the largest step; also whether the device can dispatch it.
-fn largest_step(kinds: &[Kind], config: &Config) -> Result<u64> {
-    let mut slots = 0;
+/// Checks that the device can dispatch the largest step of every kind.
+fn check_largest_step(kinds: &[Kind], config: &Config) -> Result<()> {
     for kind in kinds {
-        let tokens = match kind.history.is_ring() {
-            true => config.max_step_tokens,
-            false => config.max_step_tokens.min(kind.config.capacity),
-        };
-        let span = Span { len: 0, tokens, appends: true };
-        let grown = kind.history.grown_to(tokens.into()).unwrap_or(kind.history);
+        let room = if kind.history.is_ring() { u32::MAX } else { kind.config.capacity };
+        let span = Span { len: 0, tokens: config.max_step_tokens.min(room), appends: true };
+        let grown = kind.history.grown_to(span.tokens.into()).unwrap_or(kind.history);
         kind.launches(span, grown)?;
-        slots += u64::from(slot::ATTEND) + u64::from(config.max_step_tokens);
     }
-    Ok(slots)
+    Ok(())
 }
 
-/// Bytes of partials for the longest context; none where one split is always enough, or where they
-/// are the caller's.
-fn partials_bytes(kinds: &[Kind], output: Output) -> Option<u64> {
-    let split = kinds.iter().filter(|kind| output == Output::Rows && kind.most_splits > 1);
-    split.map(|kind| kind.partials_bytes(kind.most_splits)).max()
+/// Bytes of partials, shared by all layers.
+fn most_partials(kinds: &[Kind], config: &Config) -> Result<u64> {
+    kinds
+        .iter()
+        .try_fold(0, |most: u64, kind| Ok(most.max(kind.most_partials(config.max_step_tokens)?)))
 }
 
 fn layer_buffers(device: &wgpu::Device, layer: &LayerConfig) -> Result<LayerBuffers> {

@@ -5,6 +5,7 @@ use wgtq::codec::{Direction, HeadDim, Rotation};
 use wgtq::gpu::device::{Backend, Gpu, Selection};
 use wgtq::metrics::compare;
 use wgtq::oracle::fwht::rotate_rows;
+use wgtq::parity::ATTENTION_NRMSE;
 
 use crate::rig::{Rig, engine, gpu, layer, ring, text, without_gpu};
 
@@ -67,6 +68,7 @@ fn every_step_equals_the_oracle_at_every_layers_bits_and_past_the_wrap() {
     assert!(nudged.starts_with("layer 3, token 0: "), "{nudged}");
 }
 
+/// By two kernels, each within its bound of the oracle.
 #[test]
 fn a_prompt_in_one_step_is_the_same_prompt_token_by_token() {
     if without_gpu() {
@@ -85,7 +87,7 @@ fn a_prompt_in_one_step_is_the_same_prompt_token_by_token() {
     assert_eq!(chunks.snapshot(), single.snapshot());
     for (layer, (got, want)) in last.iter().zip(&want).enumerate() {
         let error = nrmse(got, want);
-        assert!(error <= 1e-6, "layer {layer}: {error:e}");
+        assert!(error <= 2.0 * ATTENTION_NRMSE, "layer {layer}: {error:e}");
     }
     // The last token's output is not every token's.
     assert!(nrmse(&last[0][..128], &want[0][128..256]) > 0.1);
@@ -275,33 +277,21 @@ fn halves_of_a_context_attended_apart_merge_to_the_whole() {
     let of_second = second.step(&text[48..]);
     let of_first = read_only(&mut first, &text[48..]);
     for (index, want) in want.iter().enumerate() {
-        let layout = first.cache.partials(index).unwrap();
-        let stride = layout.token_stride as usize / 4;
-        let merged: Vec<f32> = (0..2)
-            .flat_map(|token| {
-                let parts = [&of_first[index], &of_second[index]].map(|all| Partials {
-                    values: &all[token * stride..][..layout.bytes as usize / 4],
-                    nwg: layout.nwg,
-                });
-                let rotated = merge(layout.nrows, 64, &parts).unwrap();
-                let rotated: Vec<f32> = rotated.iter().map(|&x| x as f32).collect();
-                rotate_rows(Rotation::Srht, Direction::Inverse, 64, &rotated)
-            })
-            .map(|x| x as f32)
-            .collect();
-        let error = nrmse(&merged, want);
-        assert!(error <= 1e-6, "layer {index}: {error:e}");
-
-        // One half alone, or twice, is something else.
-        let half = [&of_first[index], &of_first[index]]
-            .map(|all| Partials { values: &all[..layout.bytes as usize / 4], nwg: layout.nwg });
-        let half: Vec<f32> =
-            merge(layout.nrows, 64, &half).unwrap().iter().map(|&x| x as f32).collect();
-        let half: Vec<f32> = rotate_rows(Rotation::Srht, Direction::Inverse, 64, &half)
-            .iter()
-            .map(|&x| x as f32)
-            .collect();
-        assert!(nrmse(&half, &want[..128]) > 1e-2);
+        let layout = first.cache.partials(index, 2).unwrap();
+        let of = |all: &[Vec<f32>]| all[index][..layout.bytes as usize / 4].to_vec();
+        let merged = |parts: [&[Vec<f32>]; 2]| -> Vec<f32> {
+            let parts = parts.map(of);
+            let parts = [0, 1].map(|i| Partials { values: &parts[i], nwg: layout.nwg });
+            let rotated = merge(layout.nrows, 64, &parts).unwrap();
+            let rotated: Vec<f32> = rotated.iter().map(|&x| x as f32).collect();
+            let rows = rotate_rows(Rotation::Srht, Direction::Inverse, 64, &rotated);
+            rows.iter().map(|&x| x as f32).collect()
+        };
+        let error = nrmse(&merged([&of_first, &of_second]), want);
+        assert!(error <= 2.0 * ATTENTION_NRMSE, "layer {index}: {error:e}");
+        // Not what one half alone sees.
+        assert!(nrmse(&merged([&of_first, &of_first]), want) > 1e-2);
+        assert!(nrmse(&merged([&of_second, &of_second]), want) > 1e-2);
     }
 }
 

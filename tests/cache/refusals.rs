@@ -279,13 +279,13 @@ fn every_byte_is_accounted_for() {
     let bytes = noop.cache(&config).unwrap().bytes().unwrap();
     assert_eq!(bytes.layers, [10 * 104, 12 * 72, 10 * 104]);
     assert_eq!(bytes.per_token, 104 + 72 + 104);
-    // Two kinds of layer, four blocks and four tokens each, 256 bytes a slot.
-    assert_eq!((bytes.parameters, bytes.partials), (2 * 8 * 256, 0));
-    assert_eq!(bytes.total(), 2944 + 4096);
+    // Two kinds of layer, six blocks each, and a block table; 256 bytes a slot.
+    assert_eq!((bytes.parameters, bytes.partials), (13 * 256, 0));
+    assert_eq!(bytes.total(), 2944 + 13 * 256);
 
     config.layers[0].capacity = 1000;
     config.steps_per_submit = 3;
     let bytes = noop.cache(&config).unwrap().bytes().unwrap();
-    // 1000 positions in eight splits of two rows; now three kinds.
-    assert_eq!((bytes.partials, bytes.parameters), (2 * 8 * 66 * 4, 3 * 3 * 8 * 256));
+    // 1000 positions in eight splits, of up to four tokens of two heads; now three kinds.
+    assert_eq!((bytes.partials, bytes.parameters), (8 * 8 * 66 * 4, (3 * 18 + 1) * 256));
 }

@@ -283,7 +283,7 @@ fn out_bytes(cache: &KvCache, layer: usize) -> u64 {
     let config = &cache.config().layers[layer];
     match cache.config().output {
         Output::Rows => u64::from(config.num_heads) * u64::from(config.head_dim.get()) * 4,
-        Output::Partials => cache.partials(layer).unwrap().token_stride,
+        Output::Partials => cache.partials(layer, 1).unwrap().bytes,
     }
 }
 
