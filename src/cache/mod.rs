@@ -40,6 +40,7 @@ mod history;
 mod io;
 mod kind;
 mod kv_cache;
+mod make;
 mod misuse;
 pub mod snapshot;
 mod transfer;
