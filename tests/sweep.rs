@@ -290,7 +290,7 @@ fn gates_fail_on_broken_kernels() {
     let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
     let contract = |stem| *wgtq::kernels::ALL.iter().find(|c| c.stem == stem).unwrap();
     for (gate, stem, from, to) in [
-        (Gate::GateRoundTripIdentity, "quantize_kv", "z > boundaries[", "z < boundaries["),
+        (Gate::GateRoundTripIdentity, "quantize_kv", "z > table[", "z < table["),
         (Gate::GateRoundTripIdentity, "fwht", "* INV_SQRT_HEAD_DIM", "* 0.062"),
         (Gate::GateMultistepSelfCheck, "flash_attn_vec_tq", "params.ring_start, ", "0u, "),
     ] {

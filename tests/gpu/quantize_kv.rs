@@ -14,12 +14,13 @@ proptest! {
     #[test]
     fn random_rings(
         d in 0usize..4, heads in 1u32..5, tokens in 1u32..20, extra in 0u32..20,
-        pos in 0u32..20, srht in any::<bool>(), seed in any::<u64>(),
+        pos in 0u32..20, srht in any::<bool>(), bits in prop::sample::select(&Bits::ALL),
+        norm_correction in any::<bool>(), seed in any::<u64>(),
     ) {
         let capacity = 1 + extra;
         let rotation = if srht { Rotation::Srht } else { Rotation::Plain };
         check(&Case {
-            codec: Codec::new(HeadDim::ALL[d], Bits::B4, rotation),
+            codec: Codec { norm_correction, ..Codec::new(HeadDim::ALL[d], bits, rotation) },
             num_kv_heads: heads, num_tokens: tokens, capacity, write_pos: pos % capacity,
             sliding: true, amplitude: 1.0, seed,
         });
