@@ -10,7 +10,7 @@ pub mod row;
 pub mod signs;
 
 use crate::error::{Error, Result};
-pub use kv::{KeyFormat, KvCodec, KvFormat};
+pub use kv::{CodecSettings, KeyFormat, KvCodec, KvFormat};
 pub use ring::Ring;
 
 /// Norms at or under this encode every coordinate as z = 0.
