@@ -1,6 +1,6 @@
 //! One dispatch of each kernel: fields, inputs, and the oracle's judgement of what comes out.
 
-use wgtq::codec::{Bits, Codec, Direction, HeadDim, Ring, Rotation};
+use wgtq::codec::{Bits, Codec, Direction, HeadDim, Ring, Rotation, row};
 use wgtq::export::Variant;
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::kernels::{
@@ -34,8 +34,14 @@ fn head_dim() -> HeadDim {
     HeadDim::new(D).unwrap()
 }
 
-fn codec() -> Codec {
-    Codec::new(head_dim(), Bits::new(4).unwrap(), Rotation::Srht)
+/// K and V apart, as an engine has them: K at 6 bits, V at 3.
+fn codecs() -> [Codec; 2] {
+    [Bits::B6, Bits::B3]
+        .map(|bits| Codec { norm_correction: true, ..Codec::new(head_dim(), bits, Rotation::Srht) })
+}
+
+fn row_bytes(codec: &Codec) -> usize {
+    row::row_bytes(codec.head_dim, codec.bits) as usize
 }
 
 fn bytes<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
@@ -56,7 +62,9 @@ fn integers<const N: usize>(fields: [(&'static str, u32); N]) -> Fields<'static>
 
 /// A case of every kernel.
 pub fn all() -> Vec<Case> {
-    vec![rotation(), encode(), decode(), attend_packed(), attend_dense(), reduce()]
+    let [k, v] = codecs();
+    let cases = [rotation(), encode(k), decode(v), attend_packed(), attend_dense(), reduce()];
+    cases.into_iter().chain([encode(v), decode(k)]).collect()
 }
 
 fn rotation() -> Case {
@@ -74,9 +82,9 @@ fn rotation() -> Case {
     }
 }
 
-fn encode() -> Case {
+fn encode(codec: Codec) -> Case {
     let case = parity::quantize_kv::Case {
-        codec: codec(),
+        codec,
         num_kv_heads: KV_HEADS,
         num_tokens: 13,
         capacity: CAPACITY,
@@ -99,25 +107,25 @@ fn encode() -> Case {
     fields.insert("scale_factor_d512", Number::F32(1.0));
     let want = case.want(&x);
     Case {
-        variant: Variant::QuantizeKv(quantize_kv::Problem { codec: codec() }),
+        variant: Variant::QuantizeKv(quantize_kv::Problem { codec }),
         fields,
         inputs: named([
             ("src", bytes(&x)),
-            ("packed", vec![0xa5; slots * D as usize / 2]),
+            ("packed", vec![0xa5; slots * row_bytes(&codec)]),
             ("norms", bytes(&vec![-1f32; slots])),
         ]),
         judge: Box::new(move |out| case.judge(&want, &out["packed"], &floats(out, "norms"))),
     }
 }
 
-fn cache(seed: u64) -> PackedCache {
+fn cache(codec: &Codec, seed: u64) -> PackedCache {
     let rows = Gaussian::new(seed).normals((KV_HEADS * LENGTH * D) as usize);
     let ring = Ring::new(CAPACITY, START, LENGTH).unwrap();
-    PackedCache::encode(&codec(), ring, KV_HEADS, &rows, seed)
+    PackedCache::encode(codec, ring, KV_HEADS, &rows, seed)
 }
 
-fn decode() -> Case {
-    let cache = cache(3);
+fn decode(codec: Codec) -> Case {
+    let cache = cache(&codec, 3);
     let params = DequantizeKvParams {
         head_dim: D,
         num_kv_heads: KV_HEADS,
@@ -129,8 +137,8 @@ fn decode() -> Case {
         dst_token_stride: KV_HEADS * D,
         dst_head_stride: D,
     };
-    let want = oracle::dequantize_kv::dequantize_kv(&codec(), &params, &cache.packed, &cache.norms)
-        .unwrap();
+    let want =
+        oracle::dequantize_kv::dequantize_kv(&codec, &params, &cache.packed, &cache.norms).unwrap();
     let mut fields = integers([
         ("head_dim", D),
         ("num_kv_heads", KV_HEADS),
@@ -143,7 +151,7 @@ fn decode() -> Case {
     ]);
     fields.insert("scale_factor_d512", Number::F32(1.0));
     Case {
-        variant: Variant::DequantizeKv(dequantize_kv::Problem { codec: codec() }),
+        variant: Variant::DequantizeKv(dequantize_kv::Problem { codec }),
         fields,
         inputs: named([("packed", cache.packed), ("norms", bytes(&cache.norms))]),
         judge: Box::new(move |out| {
@@ -186,15 +194,15 @@ fn attention() -> (FlashAttnVecTqParams, Fields<'static>) {
 
 fn attend_packed() -> Case {
     let (params, fields) = attention();
-    let (k, v) = (cache(4), cache(5));
+    let [k_codec, v_codec] = codecs();
+    let (k, v) = (cache(&k_codec, 4), cache(&v_codec, 5));
     let q = Gaussian::new(6).normals((HEADS * D) as usize);
-    let rows = |c| rows_of(c);
-    let want =
-        oracle::flash_attn_vec_tq::flash_attn_vec_tq(&params, &q, rows(&k), rows(&v)).unwrap();
+    let (k_rows, v_rows) = (rows_of(k_codec, &k), rows_of(v_codec, &v));
+    let want = oracle::flash_attn_vec_tq::flash_attn_vec_tq(&params, &q, k_rows, v_rows).unwrap();
     Case {
         variant: Variant::FlashAttnVecTq(flash_attn_vec_tq::Problem {
-            k_bits: codec().bits,
-            codec: codec(),
+            k_bits: k_codec.bits,
+            codec: v_codec,
             num_heads: HEADS / KV_HEADS,
             num_kv_heads: 1,
         }),
@@ -210,8 +218,8 @@ fn attend_packed() -> Case {
     }
 }
 
-fn rows_of(cache: &PackedCache) -> PackedRows<'_> {
-    PackedRows { codec: codec(), capacity: CAPACITY, packed: &cache.packed, norms: &cache.norms }
+fn rows_of(codec: Codec, cache: &PackedCache) -> PackedRows<'_> {
+    PackedRows { codec, capacity: CAPACITY, packed: &cache.packed, norms: &cache.norms }
 }
 
 fn attend_dense() -> Case {
