@@ -508,7 +508,7 @@ fn parity_names_the_limits_and_the_findings_of_originals() {
         report["cases"].as_array().unwrap().iter().map(|c| c["results"][0].clone()).collect()
     };
     // Half Q in every attention; the lockstep that they rely on decides the status.
-    let (code, attention) = report("flash_attn_vec_tq", "d256 heads4/2 n100/128 at 90", "4");
+    let (code, attention) = report("flash_attn_vec_tq", "d256 k4v4 heads4/2 n100/128 at 90", "4");
     assert_eq!(code, 1, "{attention:#}");
     for result in results(&attention) {
         assert_eq!(result["status"], "finding", "{result:#}");
@@ -516,7 +516,7 @@ fn parity_names_the_limits_and_the_findings_of_originals() {
         assert!(result["limits"].as_array().unwrap().contains(&"half_q".into()), "{result:#}");
     }
     // An encoder that always signs is a difference that was expected; 64 was never published.
-    let (code, encoder) = report("quantize_kv", "d512 plain", "1");
+    let (code, encoder) = report("quantize_kv", "d512 b4 plain", "1");
     assert_eq!((code, encoder["summary"]["mismatch"].as_u64()), (0, Some(0)), "{encoder:#}");
     for result in results(&encoder) {
         assert_eq!(result["status"], "expected_difference", "{result:#}");

@@ -87,7 +87,8 @@ sh tests/setup.sh clang
 sh tests/ci/dawn.sh
 install_opengl
 say "set up"
-cargo build --quiet --features cli
+# As `cargo test --all-features` builds the program, so that nothing is compiled twice.
+cargo test --quiet --all-features --test parity --no-run
 say "built"
 
 lavapipe="$(first "$mesa"/lvp_icd*.json)"
