@@ -83,7 +83,7 @@ impl Written {
             rms_probe_enabled: 0,
             num_tokens: 3,
         };
-        quantize_kv(&codec, &params, &src, &mut packed, &mut norms).unwrap();
+        quantize_kv(&codec, &params, &src, &mut packed, &mut norms).expect("valid parameters");
         Self { case, src, packed, norms }
     }
 }

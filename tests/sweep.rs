@@ -556,6 +556,21 @@ fn other_codecs_get_theory_and_no_registered_verdict() {
         assert_eq!(gate["status"], "PASS", "{gate}");
     }
     assert!(std::fs::read_to_string(html).unwrap().contains("no band is registered"));
+
+    // It compares with itself; points of another codec are other points.
+    let path = out.join("audit.json");
+    let compare = |other: &Path| {
+        let output = wgtq(&["compare", path.to_str().unwrap(), other.to_str().unwrap()]);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, table) = compare(&path);
+    assert!(code == Some(0) && table.contains("NO REGRESSION"), "{table}");
+    let mut other = audit;
+    other["regime"]["k_bits"] = 6.into();
+    let other_path = folder.path().join("other.json");
+    std::fs::write(&other_path, other.to_string()).unwrap();
+    let (code, table) = compare(&other_path);
+    assert!(code != Some(0), "{table}");
 }
 
 #[test]

@@ -57,8 +57,8 @@ fn kernel_mse(leg: &mut dyn Leg, codec: Codec, x: &[f32]) -> f64 {
         rms_probe_enabled: 0,
         num_tokens: rows,
     };
-    Recorder::new(&mut tape, leg, codec).quantize(&params, src, side).unwrap();
-    let run = leg.run(&tape).unwrap();
+    Recorder::new(&mut tape, leg, codec).quantize(&params, src, side).expect("valid parameters");
+    let run = leg.run(&tape).expect("the tape plays");
     relative_mse(codec, x, run.bytes(side.packed), &run.floats(side.norms))
 }
 
