@@ -178,7 +178,29 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("flash_attn_vec", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_vec_reduce", "total / sum", "total * sum"),
     ("flash_attn_vec_reduce", "!= 0.0;", "== 0.0;"),
+    ("flash_attn_tile", "sum[r] *= rescale", "sum[r] /= rescale"),
+    ("flash_attn_tile", "min(base + tid, end - 1u)", "min(base + tid, end)"),
+    ("flash_attn_tile", "slot % params.page_size;", "slot;"),
+    ("flash_attn_tile", "sequence.position + i / GQA)", "sequence.position + i)"),
+    ("flash_attn_tile", "octet / NORM_OCTETS], params.scale", "0u], params.scale"),
+    ("flash_attn_tile", "params.split_base + split;", "split;"),
 ];
+
+/// Two sequences in pages, a window and splits, and rows with two norms.
+fn tile() -> parity::flash_attn_tile::Case {
+    use parity::flash_attn_tile::{Case, base, sequence};
+    Case {
+        sequences: vec![sequence(9, 50, 64, 40), sequence(3, 20, 40, 30)],
+        page_size: Some(16),
+        mask_type: 2,
+        sliding_window: 40,
+        score_sigma: 2.0,
+        nwg: 3,
+        split_base: 1,
+        splits: 2,
+        ..base(HeadDim::ALL[3])
+    }
+}
 
 /// A case of each kernel that its mutations must fail; `true` if the case passes.
 fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
@@ -242,6 +264,7 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
             seed: 5,
         }
         .run(leg),
+        "flash_attn_tile" => tile().run(leg),
         other => panic!("no case for {other}"),
     };
     // A kernel that writes past its end or leaves a value unwritten is caught as an error.

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
-use wgtq::codec::{Bits, Codec, Direction, HeadDim, Rotation};
+use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use wgtq::contract::{Access, Caps, Contract, Language, Plan, Scalar};
 use wgtq::gpu::{Options, RawKernel};
 use wgtq::kernels::{
-    self, dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_kv,
+    self, dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq,
+    fwht, quantize_kv,
 };
 use wgtq::source::{Target, assemble};
 
@@ -57,6 +57,7 @@ fn plans(language: Language) -> Vec<Plan> {
                 }
             }
             plans.push(flash_attn_vec_reduce::Problem { head_dim }.plan(&caps, language));
+            plans.extend(tiles(head_dim).into_iter().map(|p| p.plan(&caps, language)));
             for kv_type in [flash_attn_vec::KvType::F32, flash_attn_vec::KvType::F16] {
                 for num_heads in [1, 3, 8, 11] {
                     let problem =
@@ -67,6 +68,18 @@ fn plans(language: Language) -> Vec<Plan> {
         }
     }
     plans.into_iter().collect::<Result<_, _>>().unwrap()
+}
+
+/// Tiles in every format, and with every kind of ratio.
+fn tiles(head_dim: HeadDim) -> Vec<flash_attn_tile::Problem> {
+    let (f32, f16) = (KeyFormat::F32, KeyFormat::F16);
+    let of =
+        |k, v, num_heads| flash_attn_tile::Problem { head_dim, k, v, num_heads, num_kv_heads: 1 };
+    let packed = Bits::ALL.map(|bits| of(KeyFormat::Tq(bits), KeyFormat::Tq(Bits::B8), 2));
+    let dense = [(f32, f16), (f16, KeyFormat::Tq(Bits::B6)), (KeyFormat::Tq(Bits::B3), f32)];
+    let dense = dense.map(|(k, v)| of(k, v, 1));
+    let ratios = [3, 8, 11].map(|heads| of(f16, f16, heads));
+    packed.into_iter().chain(dense).chain(ratios).collect()
 }
 
 fn parse(plan: &Plan) -> naga::Module {
@@ -178,6 +191,7 @@ fn rust_structs_are_as_long_as_the_contracts_blocks() {
         ("dequantize_kv", size_of::<DequantizeKvParams>()),
         ("flash_attn_vec_tq", size_of::<FlashAttnVecTqParams>()),
         ("flash_attn_vec", size_of::<FlashAttnVecParams>()),
+        ("flash_attn_tile", size_of::<FlashAttnTileParams>()),
     ] {
         let contract = kernels::ALL.iter().find(|c| c.stem == stem).unwrap();
         assert_eq!(bytes, 4 * contract.params.len(), "{stem}");

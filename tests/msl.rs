@@ -11,13 +11,13 @@ use std::time::Duration;
 use assert_cmd::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use wgtq::codec::{Bits, Codec, Direction, HeadDim, Rotation};
+use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::legs::{LegName, MslHostLeg};
 use wgtq::msl::dispatch::{LaneOrder, Mode};
 use wgtq::parity::{
-    Case, dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_kv,
+    Case, dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq,
+    fwht, quantize_kv,
 };
 
 fn without_clang() -> bool {
@@ -185,6 +185,38 @@ fn reduce_is_right_and_clean() {
         seed: 5,
     };
     check(&[case(0, 33, 3), case(0, 1, 0), case(3, 5, 1)]);
+}
+
+/// Each head dim, and on the smallest what the others have not: pages, splits, a sequence without
+/// query tokens and one without positions, dense rows.
+#[test]
+fn tiles_are_right_and_clean() {
+    use flash_attn_tile::{Case, base, sequence};
+    let at = |d: usize| Case {
+        sequences: vec![sequence(3, 20, 40, 30)],
+        mask_type: 2,
+        sliding_window: 9,
+        ..base(HeadDim::ALL[d])
+    };
+    let batch = vec![sequence(17, 40, 48, 40), sequence(0, 4, 5, 0), sequence(2, 0, 4, 1)];
+    let paged = Case {
+        page_size: Some(16),
+        sequences: batch,
+        nwg: 4,
+        split_base: 1,
+        ..base(HeadDim::ALL[0])
+    };
+    let dense = |k, v| Case { k, v, softcap: 20.0, ..at(0) };
+    let (f32, f16, b3) = (KeyFormat::F32, KeyFormat::F16, KeyFormat::Tq(Bits::B3));
+    check(&[
+        Case { splits: 2, ..paged },
+        dense(f32, b3),
+        dense(b3, f16),
+        dense(f16, f32),
+        at(1),
+        at(2),
+        at(3),
+    ]);
 }
 
 /// A broken kernel must not pass: wrong values, and a barrier that is gone.

@@ -1,11 +1,12 @@
 //! The variants of the kernels: what decides a text, as values.
 
-use crate::codec::{Bits, Codec, Direction, HeadDim, Rotation};
+use crate::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use crate::contract::{Caps, Contract, Language, Plan};
 use crate::error::Result;
 use crate::kernels::flash_attn_vec::KvType;
 use crate::kernels::{
-    dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_kv,
+    dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
+    quantize_kv,
 };
 
 /// One kernel at one shape.
@@ -23,6 +24,8 @@ pub enum Variant {
     FlashAttnVec(flash_attn_vec::Problem),
     /// `flash_attn_vec_reduce`.
     FlashAttnVecReduce(flash_attn_vec_reduce::Problem),
+    /// `flash_attn_tile`.
+    FlashAttnTile(flash_attn_tile::Problem),
 }
 
 /// The values that variants are made of.
@@ -104,6 +107,7 @@ impl Variant {
             "flash_attn_vec_reduce" => {
                 vec![Self::FlashAttnVecReduce(flash_attn_vec_reduce::Problem { head_dim })]
             }
+            "flash_attn_tile" => tile_problems(head_dim, choices),
             // A test exports every contract of `kernels::ALL`, so a new kernel cannot stay out.
             _ => Vec::new(),
         }
@@ -118,6 +122,7 @@ impl Variant {
             Self::FlashAttnVecTq(p) => p.plan(caps, language),
             Self::FlashAttnVec(p) => p.plan(caps, language),
             Self::FlashAttnVecReduce(p) => p.plan(caps, language),
+            Self::FlashAttnTile(p) => p.plan(caps, language),
         }
     }
 
@@ -130,6 +135,7 @@ impl Variant {
             Self::FlashAttnVecTq(p) => p.codec.head_dim,
             Self::FlashAttnVec(p) => p.head_dim,
             Self::FlashAttnVecReduce(p) => p.head_dim,
+            Self::FlashAttnTile(p) => p.head_dim,
         }
     }
 
@@ -138,6 +144,7 @@ impl Variant {
         match self {
             Self::FlashAttnVecTq(p) => Some(p.num_heads / p.num_kv_heads),
             Self::FlashAttnVec(p) => Some(p.num_heads / p.num_kv_heads),
+            Self::FlashAttnTile(p) => Some(p.num_heads / p.num_kv_heads),
             _ => None,
         }
     }
@@ -163,12 +170,28 @@ impl Variant {
             }
             Self::FlashAttnVec(p) => facts.push(("kv_type", p.kv_type.name().to_owned())),
             Self::FlashAttnVecReduce(_) => {}
+            Self::FlashAttnTile(p) => {
+                facts.extend([("k", p.k.to_string()), ("v", p.v.to_string())])
+            }
         }
         if let Some(ratio) = self.ratio() {
             facts.push(("ratio", ratio.to_string()));
         }
         facts
     }
+}
+
+/// Each pair of widths, dense K with each width of V, and both dense.
+fn tile_problems(head_dim: HeadDim, choices: &Choices) -> Vec<Variant> {
+    let dense = [KeyFormat::F32, KeyFormat::F16];
+    let packed = choices.bits.iter().map(|pair| pair.map(KeyFormat::Tq));
+    let half = choices.bits.iter().flat_map(|&[_, v]| dense.map(|k| [k, KeyFormat::Tq(v)]));
+    let formats = packed.chain(half).chain(dense.map(|format| [format; 2]));
+    let of = |[k, v]: [KeyFormat; 2], num_heads| {
+        let num_kv_heads = 1;
+        Variant::FlashAttnTile(flash_attn_tile::Problem { head_dim, k, v, num_heads, num_kv_heads })
+    };
+    formats.flat_map(|format| choices.ratios.iter().map(move |&r| of(format, r))).collect()
 }
 
 /// Plain rotation is its own inverse and one text; SRHT has a text a direction.

@@ -116,7 +116,7 @@ impl Problem {
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
-        let mut pieces = vec!["codebook", "attention"];
+        let mut pieces = vec!["codebook", "scores", "attention"];
         pieces.extend(groups.row_sum(language));
         let plan = Plan {
             contract: &CONTRACT,
