@@ -135,7 +135,8 @@ fn round_trip_range(settings: &CodecSettings, codec: &Codec) -> std::ops::RangeI
         return 0.085..=0.11;
     }
     let expected = Decoded::by(codec).mse().sqrt();
-    0.95 * expected..=1.05 * expected
+    let digits = |x: f64| (x * 1e5).round() / 1e5;
+    digits(0.95 * expected)..=digits(1.05 * expected)
 }
 
 /// The vectors encoded and decoded by the kernels, and rotated back and forth.

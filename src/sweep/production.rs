@@ -136,16 +136,16 @@ pub fn run(
         }
         total += rng.drawn();
     }
-    let Sweep { a, b, wrap, .. } = sweep;
+    let rows = Rows { a: sweep.a, b: sweep.b, wrap: sweep.wrap };
     let legs: Vec<LegReport> = legs
         .iter()
         .map(|leg| LegReport {
             leg: leg.name(),
             adapter: Some(leg.adapter().clone()),
-            verdict: leg_verdict(plan, leg.name(), &a, &b, &wrap),
+            verdict: leg_verdict(plan, leg.name(), &rows),
         })
         .collect();
-    Ok(audit(plan, gates, legs, Rows { a, b, wrap }, total))
+    Ok(audit(plan, gates, legs, rows, total))
 }
 
 /// The audit of a sweep whose gates did not pass: no measurement.
@@ -285,25 +285,20 @@ fn outside_note(what: &str, leg: LegName, nrmse: f64, theory: &Theory) -> String
     )
 }
 
-fn leg_verdict(
-    plan: &Plan,
-    leg: LegName,
-    a: &[PointRow],
-    b: &[PointRow],
-    wrap: &[RingWrapRow],
-) -> Verdict {
+fn leg_verdict(plan: &Plan, leg: LegName, rows: &Rows) -> Verdict {
     if !is_registered(&plan.shape.codec) {
         return Verdict::NotRegistered;
     }
     let of = |rows: &[PointRow]| -> Vec<f64> {
         rows.iter().filter(|r| r.leg == leg).map(|r| r.nrmse).collect()
     };
-    let others: Vec<f64> = wrap
+    let others: Vec<f64> = rows
+        .wrap
         .iter()
         .filter(|r| r.leg == leg)
         .flat_map(|r| [r.ring_start_a_nrmse, r.ring_start_b_nrmse])
         .collect();
-    verdict::production(&of(a), &of(b), &others)
+    verdict::production(&of(&rows.a), &of(&rows.b), &others)
 }
 
 fn seed_literal(seed: u64) -> String {

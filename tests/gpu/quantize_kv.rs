@@ -33,7 +33,8 @@ proptest! {
     }
 }
 
-/// Coordinates encoded for a measured error: its standard error is about 0.4 %.
+/// Coordinates encoded for a measured error: its standard error is about 0.4 %, and 1 % at 8 bits,
+/// where the few coordinates beyond the last centroid weigh more.
 const COORDINATES: u32 = 1 << 18;
 
 /// Relative mean squared error of rows that the kernel encoded.
@@ -107,7 +108,7 @@ fn the_kernels_error_is_the_codecs_at_every_width_and_head_dim() {
             let (oracle, expected) = (oracle_mse(codec, &x), codec.expected_mse());
             let place = format!("{bits} bits, D {head_dim}: {found:e}");
             assert!((found / oracle - 1.0).abs() < 1e-4, "{place}, oracle {oracle:e}");
-            assert!((found / expected - 1.0).abs() < 0.015, "{place}, expected {expected:e}");
+            assert!((found / expected - 1.0).abs() < 0.03, "{place}, expected {expected:e}");
         }
     }
 }
