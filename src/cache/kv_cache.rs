@@ -497,7 +497,7 @@ fn buffer(
     };
     check("max_buffer_size", limits.max_buffer_size)?;
     if storage {
-        check("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size.into())?;
+        check("max_storage_buffer_binding_size", limits.max_storage_buffer_binding_size)?;
     }
     let descriptor =
         wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
