@@ -2,7 +2,11 @@
 
 use candle_core::quantized::gguf_file::Value;
 use wgtq::codec::Ring;
+use wgtq::gpu::device::{Gpu, Selection};
+use wgtq::legs::{LegName, WgpuLeg};
 use wgtq::replay::manifest::{Input, Unquantised};
+use wgtq::replay::report::Status;
+use wgtq::replay::singlestep::{Request, Singlestep};
 
 use crate::attention::{Attention, BitPair, Kind};
 use crate::capture::Step;
@@ -184,6 +188,22 @@ fn a_capture_is_a_manifest_with_the_full_unquantised_cache() {
         assert!(difference.abs() < 1e-5, "token {i} in slot {slot}: norm off by {difference}");
     }
 
+    for pair in ["8/3", "2/6", "5/4"] {
+        step.write(folder.path(), Ring::new(16, 13, stored).unwrap(), bits(pair)).unwrap();
+        replays(&Input::load(&folder.path().join("manifest.json")).unwrap(), pair);
+    }
+
     let layer = Step::record(&model, &tokens, 2).unwrap_err().to_string();
     assert_eq!(layer, "--layer: need less than 2, found 2");
+}
+
+/// The captured step through the kernels, at the widths that it was captured with.
+fn replays(input: &Input, pair: &str) {
+    assert_eq!(BitPair { k: input.codec.k_bits, v: input.codec.v_bits }.to_string(), pair);
+    if without_gpu() {
+        return;
+    }
+    let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
+    let replayed = Singlestep::new(input, Request::default()).unwrap().run(&mut leg).unwrap();
+    assert_eq!(replayed.entry.status, Status::Pass, "{pair}: {}", replayed.entry.reason);
 }

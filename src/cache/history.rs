@@ -67,7 +67,7 @@ impl History {
     }
 
     /// The same with `oldest` as in a snapshot.
-    pub fn starting_at(&self, oldest: u32) -> Self {
+    pub fn with_oldest(&self, oldest: u32) -> Self {
         Self { oldest, ..*self }
     }
 }

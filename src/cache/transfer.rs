@@ -109,7 +109,7 @@ impl KvCache {
         let histories = (0..self.kinds.len()).map(|kind| {
             let of_kind = self.layers.iter().zip(&found.layers).filter(|(l, _)| l.kind == kind);
             let oldest = of_kind.map(|(_, layer)| layer.oldest).max().unwrap_or(0);
-            self.kinds[kind].history.starting_at(oldest)
+            self.kinds[kind].history.with_oldest(oldest)
         });
         let histories = histories.collect();
         self.set(found.len, histories);

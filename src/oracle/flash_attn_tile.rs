@@ -202,3 +202,108 @@ pub fn max_abs_score(params: &FlashAttnTileParams, inputs: &Inputs) -> Result<f6
     }
     Ok(largest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oracle::flash_attn_vec::flash_attn_vec;
+    use crate::params::{FlashAttnVecParams, MASK_SLIDING};
+
+    const D: usize = 64;
+    const HEADS: u32 = 6;
+    const KV_HEADS: u32 = 2;
+    const PAGE: u32 = 4;
+
+    fn numbers(count: usize, step: usize) -> Vec<f32> {
+        (0..count).map(|i| (i * step % 251) as f32 / 64.0 - 2.0).collect()
+    }
+
+    /// Two rings of 10 and 7 slots in pages of 4, which are in no order.
+    fn batch() -> ([TileSequence; 2], [u32; 5]) {
+        let first = TileSequence {
+            first_token: 0,
+            query_tokens: 3,
+            position: 6,
+            kv_seq_len: 9,
+            ring_start: 8,
+            kv_capacity: 10,
+            first_block: 0,
+        };
+        let second = TileSequence { first_token: 3, query_tokens: 2, position: 5, ..first };
+        let second = TileSequence { kv_seq_len: 7, kv_capacity: 7, ring_start: 2, ..second };
+        ([first, TileSequence { first_block: 3, ..second }], [4, 0, 5, 1, 3])
+    }
+
+    /// What the oracle of one token makes of query token `t`: over the ring in one piece, with
+    /// the positions after the token's own cut off.
+    fn one_token(
+        params: &FlashAttnTileParams,
+        sequence: &TileSequence,
+        inputs: &Inputs,
+        t: u32,
+    ) -> Vec<f64> {
+        let (capacity, table) =
+            (sequence.kv_capacity, &inputs.block_table[sequence.first_block as usize..]);
+        let gather = |pages: Pages| -> Vec<f32> {
+            let Pages::Dense(DenseRows::F32(all)) = pages else { panic!("not dense") };
+            let slots = (0..KV_HEADS).flat_map(|h| (0..capacity).map(move |slot| (h, slot)));
+            let row = |(h, slot)| {
+                let page = table[(slot / PAGE) as usize];
+                let at = ((page * KV_HEADS + h) * PAGE + slot % PAGE) as usize;
+                &all[at * D..][..D]
+            };
+            slots.flat_map(row).copied().collect()
+        };
+        let shape = FlashAttnVecParams {
+            kv_seq_len: sequence.position + t + 1,
+            kv_capacity: capacity,
+            ring_start: sequence.ring_start,
+            ..params.shape()
+        };
+        let token = (sequence.first_token + t) as usize;
+        let q = &inputs.q[token * HEADS as usize * D..][..HEADS as usize * D];
+        let (k, v) = (gather(inputs.k), gather(inputs.v));
+        flash_attn_vec(&shape, q, DenseRows::F32(&k), DenseRows::F32(&v)).unwrap()
+    }
+
+    #[test]
+    fn a_batch_in_pages_equals_single_tokens_over_rings_in_one_piece() {
+        let (sequences, block_table) = batch();
+        let params = FlashAttnTileParams {
+            n_heads: HEADS,
+            n_kv_heads: KV_HEADS,
+            head_dim: D as u32,
+            num_tokens: 5,
+            num_sequences: 2,
+            max_query_tokens: 3,
+            page_size: PAGE,
+            num_pages: 6,
+            num_blocks: 5,
+            scale: 0.125,
+            mask_type: MASK_SLIDING,
+            sliding_window: 5,
+            softcap: 3.0,
+            nwg: 1,
+            split_base: 0,
+            splits: 1,
+            scale_factor_d512: 1.0,
+        };
+        let rows = (params.num_pages * KV_HEADS * PAGE) as usize;
+        let (k, v) = (numbers(rows * D, 37), numbers(rows * D, 101));
+        let q = numbers(5 * HEADS as usize * D, 53);
+        let inputs = Inputs {
+            sequences: &sequences,
+            block_table: &block_table,
+            q: &q,
+            k: Pages::Dense(DenseRows::F32(&k)),
+            v: Pages::Dense(DenseRows::F32(&v)),
+        };
+        let tokens = sequences.iter().flat_map(|s| (0..s.query_tokens).map(move |t| (s, t)));
+        let want: Vec<f64> = tokens.flat_map(|(s, t)| one_token(&params, s, &inputs, t)).collect();
+        let got = flash_attn_tile(&params, &inputs).unwrap();
+        assert_eq!(got.len(), want.len());
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert!((got - want).abs() < 1e-12, "value {i}: got {got}, want {want}");
+        }
+    }
+}

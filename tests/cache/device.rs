@@ -1,4 +1,5 @@
 //! On a device.
+#![expect(clippy::unwrap_used, reason = "a failed call fails the test")]
 
 use wgtq::cache::{Config, LayerConfig, Output, Partials, Snapshot, merge};
 use wgtq::codec::{Direction, HeadDim, Rotation};

@@ -3,8 +3,6 @@
 //!
 //! Needs a GPU or Debian's mesa-vulkan-drivers, as the kernel tests do.
 
-#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on should say where")]
-
 mod device;
 mod refusals;
 mod rig;

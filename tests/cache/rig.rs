@@ -1,4 +1,5 @@
 //! A cache on a device with an engine's buffers round it, and its judges.
+#![expect(clippy::unwrap_used, reason = "a failed call fails the test")]
 
 use wgtq::cache::snapshot::{LayerHeader, LayerRows};
 use wgtq::cache::{Config, Io, KvCache, LayerConfig, LayerIo, Output, Snapshot, Storage};

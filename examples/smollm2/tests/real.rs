@@ -78,8 +78,8 @@ fn codec_error(input: &Input) -> f64 {
     let decoded = dequantizing_attention(
         &input.params,
         &input.q,
-        input.k.rows(input.codec, capacity, &input.k.norms),
-        input.v.rows(input.codec, capacity, &input.v.norms),
+        input.k.rows(capacity, &input.k.norms),
+        input.v.rows(capacity, &input.v.norms),
     );
     let n = input.params.kv_seq_len;
     let row = |rows: &[f32], head: u32, slot: u32, out: &mut [f64]| {
