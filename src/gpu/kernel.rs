@@ -398,3 +398,55 @@ fn same_kernel(needed: &'static Contract, found: &'static Contract) -> Result<()
         Err(Error::param("kernel", needed.stem, found.stem))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{Direction, HeadDim, Rotation};
+    use crate::kernels::fwht::{Buffers, Fwht, Problem};
+    use crate::params::FwhtParams;
+
+    #[test]
+    fn an_offset_that_a_device_would_refuse_is_an_error() {
+        let (device, _queue) = wgpu::Device::noop(&wgpu::DeviceDescriptor::default());
+        let caps = Caps::of(&device);
+        let problem = Problem {
+            head_dim: HeadDim::ALL[0],
+            rotation: Rotation::Plain,
+            direction: Direction::Forward,
+        };
+        let plan = problem.plan(&caps, Language::Wgsl).unwrap();
+        let options = Options { dynamic: &[1], ..Options::default() };
+        let kernel = Kernel::<Fwht>::new(&device, &plan, &options).unwrap();
+        let buffer = |size, usage| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        let (data, params) = (
+            buffer(256, wgpu::BufferUsages::STORAGE),
+            buffer(256 + 8, wgpu::BufferUsages::UNIFORM),
+        );
+        let block =
+            wgpu::BufferBinding { buffer: &params, offset: 0, size: wgpu::BufferSize::new(8) };
+        let buffers = Buffers { data: data.as_entire_buffer_binding(), params: block };
+        let bound = kernel.bind(&device, buffers).unwrap();
+        let rows = FwhtParams { head_dim: 64, num_heads: 1 };
+        let launch = problem.launch(&rows, &caps, Language::Wgsl).unwrap();
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        let mut record = |offsets: &[u32]| kernel.record_at(&mut pass, &bound, &launch, offsets);
+        assert_eq!((record(&[0]), record(&[256])), (Ok(()), Ok(())));
+        for (offsets, want) in [
+            (&[][..], "dynamic offsets: need 1 for fwht, found 0"),
+            (&[0, 0], "dynamic offsets: need 1 for fwht, found 2"),
+            (&[8], "fwht: offset of `params` needs to be a multiple of 256, found 8"),
+            (&[512], "fwht: buffer `params` needs 520 bytes, found 264"),
+        ] {
+            assert_eq!(record(offsets).unwrap_err().to_string(), want);
+        }
+    }
+}
