@@ -28,6 +28,10 @@
 //! q is rotated in place, the output as well: neither needs a buffer of the cache's. Afterwards the
 //! q buffer holds rotated queries, which is why a layer attends once a step.
 //!
+//! A step of one token attends by `flash_attn_vec_tq`, one of several by `flash_attn_tile`, which
+//! decodes a row once for a whole tile of queries; long contexts are split and merged by
+//! `flash_attn_vec_reduce` either way.
+//!
 //! # Lengths
 //!
 //! All layers have seen the same tokens. Position p lies at slot `p % capacity`; a ring keeps the
