@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "wgpu")]
+pub mod cache;
 pub mod codec;
 #[cfg(feature = "driver")]
 pub mod compare;

@@ -31,7 +31,10 @@ fn plans(language: Language) -> Vec<Plan> {
             for rotation in [Rotation::Plain, Rotation::Srht] {
                 for bits in Bits::ALL {
                     let codec = Codec::new(head_dim, bits, rotation);
-                    plans.push(quantize_kv::Problem { codec }.plan(&caps, language));
+                    for norm_correction in [false, true] {
+                        let codec = Codec { norm_correction, ..codec };
+                        plans.push(quantize_kv::Problem { codec }.plan(&caps, language));
+                    }
                     plans.push(dequantize_kv::Problem { codec }.plan(&caps, language));
                     let (k_bits, num_heads, num_kv_heads) = (bits, 2, 1);
                     let problem =
@@ -366,13 +369,17 @@ fn plans_beyond_a_device_are_refused_with_need_and_found() {
     assert!(error.contains("SUBGROUP"), "{error}");
 }
 
+/// Decoding multiplies by whatever norm is stored.
 #[test]
-fn codecs_that_the_kernels_cannot_run_are_refused_by_field() {
-    let refused = |plan: wgtq::Result<Plan>| plan.unwrap_err().to_string();
-    let plain = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
-    let codec = Codec { norm_correction: true, ..plain };
-    let plan = quantize_kv::Problem { codec }.plan(&Caps::APPLE, Language::Wgsl);
-    assert_eq!(refused(plan), "norm_correction: need false for a kernel, found true");
-    // Decoding multiplies by whatever norm is stored.
-    assert!(dequantize_kv::Problem { codec }.plan(&Caps::APPLE, Language::Wgsl).is_ok());
+fn norm_correction_is_in_the_encoders_text_only() {
+    let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
+    let corrected = Codec { norm_correction: true, ..codec };
+    for language in [Language::Wgsl, Language::Msl] {
+        let encoder = |codec| quantize_kv::Problem { codec }.plan(&Caps::APPLE, language).unwrap();
+        let decoder =
+            |codec| dequantize_kv::Problem { codec }.plan(&Caps::APPLE, language).unwrap();
+        assert_ne!(encoder(codec).constants, encoder(corrected).constants);
+        assert_ne!(encoder(codec).label, encoder(corrected).label);
+        assert_eq!(decoder(codec), decoder(corrected));
+    }
 }

@@ -518,10 +518,23 @@ fn parity_names_the_limits_and_the_findings_of_originals() {
     // An encoder that always signs is a difference that was expected; 64 was never published.
     let (code, encoder) = report("quantize_kv", "d512 b4 plain", "1");
     assert_eq!((code, encoder["summary"]["mismatch"].as_u64()), (0, Some(0)), "{encoder:#}");
-    for result in results(&encoder) {
+    let cases = encoder["cases"].as_array().unwrap().iter();
+    let (corrected, as_they_are): (Vec<_>, Vec<_>) =
+        cases.partition(|c| c["case"].as_str().unwrap().ends_with("corrected"));
+    assert!(!corrected.is_empty() && !as_they_are.is_empty(), "{encoder:#}");
+    for result in as_they_are.iter().map(|c| &c["results"][0]) {
         assert_eq!(result["status"], "expected_difference", "{result:#}");
         assert_eq!(result["limits"], serde_json::json!(["signs_always_on"]));
     }
+    // Neither norm correction nor any width but 4 bits was ever published.
+    let unpublished = |result: &Value, what: &str| {
+        assert_eq!(result["status"], "skipped", "{result:#}");
+        assert!(result.to_string().contains(what), "{result:#}");
+    };
+    corrected.iter().for_each(|c| unpublished(&c["results"][0], "norms without correction"));
+    let (_, wide) = report("quantize_kv", "d256 b8 srht", "1");
+    results(&wide).iter().for_each(|result| unpublished(result, "codes of 4 bits"));
+    assert!(!results(&wide).is_empty());
     let (_, narrow) = report("fwht", "d64", "8");
     assert!(results(&narrow).iter().all(|r| r["status"] == "skipped"), "{narrow:#}");
 }

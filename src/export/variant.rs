@@ -33,12 +33,14 @@ pub enum Variant {
 pub struct Choices {
     /// Coordinates of a head vector.
     pub head_dims: Vec<HeadDim>,
-    /// Widths of a code.
-    pub bits: Vec<Bits>,
+    /// Widths of K and V codes. Attention has a text a pair, the other kernels one a width.
+    pub bits: Vec<[Bits; 2]>,
     /// Query heads a KV head.
     pub ratios: Vec<u32>,
     /// Rotations.
     pub rotations: Vec<Rotation>,
+    /// Whether encoders correct norms.
+    pub norm_correction: bool,
 }
 
 impl Variant {
@@ -56,33 +58,36 @@ impl Variant {
     }
 
     fn of_head_dim(contract: &Contract, head_dim: HeadDim, choices: &Choices) -> Vec<Self> {
-        let codecs = |rotations: &[Rotation]| -> Vec<Codec> {
-            let rotated = |&bits| rotations.iter().map(move |&r| Codec::new(head_dim, bits, r));
-            choices.bits.iter().flat_map(rotated).collect()
-        };
+        let widths = choices.bits.iter().flatten();
         // Decoding and attention work in the rotated basis: the rotation is not in their text.
-        let unrotated = || codecs(&[Rotation::Plain]);
+        let unrotated = |bits| Codec::new(head_dim, bits, Rotation::Plain);
         match contract.stem {
             "fwht" => fwht_problems(head_dim, &choices.rotations),
-            "quantize_kv" => codecs(&choices.rotations)
-                .into_iter()
-                .map(|codec| Self::QuantizeKv(quantize_kv::Problem { codec }))
-                .collect(),
-            "dequantize_kv" => unrotated()
-                .into_iter()
-                .map(|codec| Self::DequantizeKv(dequantize_kv::Problem { codec }))
-                .collect(),
+            "quantize_kv" => {
+                let norm_correction = choices.norm_correction;
+                let of = |bits, rotation| {
+                    let codec = Codec::new(head_dim, bits, rotation);
+                    let codec = Codec { norm_correction, ..codec };
+                    Self::QuantizeKv(quantize_kv::Problem { codec })
+                };
+                let rotations = &choices.rotations;
+                widths.flat_map(|&b| rotations.iter().map(move |&r| of(b, r))).collect()
+            }
+            "dequantize_kv" => {
+                let of = |codec| Self::DequantizeKv(dequantize_kv::Problem { codec });
+                widths.map(|&bits| of(unrotated(bits))).collect()
+            }
             "flash_attn_vec_tq" => {
-                let of = |codec: Codec, num_heads| {
+                let of = |[k_bits, v_bits]: [Bits; 2], num_heads| {
                     Self::FlashAttnVecTq(flash_attn_vec_tq::Problem {
-                        k_bits: codec.bits,
-                        codec,
+                        k_bits,
+                        codec: unrotated(v_bits),
                         num_heads,
                         num_kv_heads: 1,
                     })
                 };
-                let ratios = &choices.ratios;
-                unrotated().iter().flat_map(|&c| ratios.iter().map(move |&r| of(c, r))).collect()
+                let (pairs, ratios) = (&choices.bits, &choices.ratios);
+                pairs.iter().flat_map(|&p| ratios.iter().map(move |&r| of(p, r))).collect()
             }
             "flash_attn_vec" => {
                 let of = |kv_type, num_heads| {
@@ -154,11 +159,15 @@ impl Variant {
                 facts.push(("direction", if forward { "forward" } else { "inverse" }.to_owned()));
             }
             Self::QuantizeKv(p) => {
-                facts.push(("bits", p.codec.bits.get().to_string()));
+                facts.push(("bits", p.codec.bits.to_string()));
                 facts.push(("rotation", p.codec.rotation.name().to_owned()));
+                facts.push(("norm_correction", p.codec.norm_correction.to_string()));
             }
             Self::DequantizeKv(p) => facts.push(("bits", p.codec.bits.get().to_string())),
-            Self::FlashAttnVecTq(p) => facts.push(("bits", p.codec.bits.get().to_string())),
+            Self::FlashAttnVecTq(p) => {
+                facts.push(("k_bits", p.k_bits.to_string()));
+                facts.push(("v_bits", p.codec.bits.to_string()));
+            }
             Self::FlashAttnVec(p) => facts.push(("kv_type", p.kv_type.name().to_owned())),
             Self::FlashAttnVecReduce(_) => {}
             Self::FlashAttnTile(p) => {
@@ -172,12 +181,14 @@ impl Variant {
     }
 }
 
-/// K and V in one format: each width, f32 and f16.
+/// Each pair of widths, dense K with each width of V, and both dense.
 fn tile_problems(head_dim: HeadDim, choices: &Choices) -> Vec<Variant> {
-    let packed = choices.bits.iter().map(|&bits| KeyFormat::Tq(bits));
-    let formats = packed.chain([KeyFormat::F32, KeyFormat::F16]);
-    let of = |format, num_heads| {
-        let (k, v, num_kv_heads) = (format, format, 1);
+    let dense = [KeyFormat::F32, KeyFormat::F16];
+    let packed = choices.bits.iter().map(|pair| pair.map(KeyFormat::Tq));
+    let half = choices.bits.iter().flat_map(|&[_, v]| dense.map(|k| [k, KeyFormat::Tq(v)]));
+    let formats = packed.chain(half).chain(dense.map(|format| [format; 2]));
+    let of = |[k, v]: [KeyFormat; 2], num_heads| {
+        let num_kv_heads = 1;
         Variant::FlashAttnTile(flash_attn_tile::Problem { head_dim, k, v, num_heads, num_kv_heads })
     };
     formats.flat_map(|format| choices.ratios.iter().map(move |&r| of(format, r))).collect()

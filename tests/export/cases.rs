@@ -1,6 +1,6 @@
 //! One dispatch of each kernel: fields, inputs, and the oracle's judgement of what comes out.
 
-use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Ring, Rotation};
+use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Ring, Rotation, row};
 use wgtq::export::Variant;
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::kernels::{
@@ -36,8 +36,14 @@ fn head_dim() -> HeadDim {
     HeadDim::new(D).unwrap()
 }
 
-fn codec() -> Codec {
-    Codec::new(head_dim(), Bits::new(4).unwrap(), Rotation::Srht)
+/// K and V apart, as an engine has them: K at 6 bits, V at 3.
+fn codecs() -> [Codec; 2] {
+    [Bits::B6, Bits::B3]
+        .map(|bits| Codec { norm_correction: true, ..Codec::new(head_dim(), bits, Rotation::Srht) })
+}
+
+fn row_bytes(codec: &Codec) -> usize {
+    row::row_bytes(codec.head_dim, codec.bits) as usize
 }
 
 fn bytes<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
@@ -58,7 +64,9 @@ fn integers<const N: usize>(fields: [(&'static str, u32); N]) -> Fields<'static>
 
 /// A case of every kernel.
 pub fn all() -> Vec<Case> {
-    vec![rotation(), encode(), decode(), attend_packed(), attend_dense(), reduce(), attend_tiles()]
+    let [k, v] = codecs();
+    let cases = [rotation(), encode(k), decode(v), attend_packed(), attend_dense(), reduce()];
+    cases.into_iter().chain([encode(v), decode(k), attend_tiles()]).collect()
 }
 
 fn rotation() -> Case {
@@ -76,9 +84,9 @@ fn rotation() -> Case {
     }
 }
 
-fn encode() -> Case {
+fn encode(codec: Codec) -> Case {
     let case = parity::quantize_kv::Case {
-        codec: codec(),
+        codec,
         num_kv_heads: KV_HEADS,
         num_tokens: 13,
         capacity: CAPACITY,
@@ -101,25 +109,25 @@ fn encode() -> Case {
     fields.insert("scale_factor_d512", Number::F32(1.0));
     let want = case.want(&x);
     Case {
-        variant: Variant::QuantizeKv(quantize_kv::Problem { codec: codec() }),
+        variant: Variant::QuantizeKv(quantize_kv::Problem { codec }),
         fields,
         inputs: named([
             ("src", bytes(&x)),
-            ("packed", vec![0xa5; slots * D as usize / 2]),
+            ("packed", vec![0xa5; slots * row_bytes(&codec)]),
             ("norms", bytes(&vec![-1f32; slots])),
         ]),
         judge: Box::new(move |out| case.judge(&want, &out["packed"], &floats(out, "norms"))),
     }
 }
 
-fn cache(seed: u64) -> PackedCache {
+fn cache(codec: &Codec, seed: u64) -> PackedCache {
     let rows = Gaussian::new(seed).normals((KV_HEADS * LENGTH * D) as usize);
     let ring = Ring::new(CAPACITY, START, LENGTH).unwrap();
-    PackedCache::encode(&codec(), ring, KV_HEADS, &rows, seed)
+    PackedCache::encode(codec, ring, KV_HEADS, &rows, seed)
 }
 
-fn decode() -> Case {
-    let cache = cache(3);
+fn decode(codec: Codec) -> Case {
+    let cache = cache(&codec, 3);
     let params = DequantizeKvParams {
         head_dim: D,
         num_kv_heads: KV_HEADS,
@@ -131,8 +139,8 @@ fn decode() -> Case {
         dst_token_stride: KV_HEADS * D,
         dst_head_stride: D,
     };
-    let want = oracle::dequantize_kv::dequantize_kv(&codec(), &params, &cache.packed, &cache.norms)
-        .unwrap();
+    let want =
+        oracle::dequantize_kv::dequantize_kv(&codec, &params, &cache.packed, &cache.norms).unwrap();
     let mut fields = integers([
         ("head_dim", D),
         ("num_kv_heads", KV_HEADS),
@@ -145,7 +153,7 @@ fn decode() -> Case {
     ]);
     fields.insert("scale_factor_d512", Number::F32(1.0));
     Case {
-        variant: Variant::DequantizeKv(dequantize_kv::Problem { codec: codec() }),
+        variant: Variant::DequantizeKv(dequantize_kv::Problem { codec }),
         fields,
         inputs: named([("packed", cache.packed), ("norms", bytes(&cache.norms))]),
         judge: Box::new(move |out| {
@@ -188,15 +196,15 @@ fn attention() -> (FlashAttnVecTqParams, Fields<'static>) {
 
 fn attend_packed() -> Case {
     let (params, fields) = attention();
-    let (k, v) = (cache(4), cache(5));
+    let [k_codec, v_codec] = codecs();
+    let (k, v) = (cache(&k_codec, 4), cache(&v_codec, 5));
     let q = Gaussian::new(6).normals((HEADS * D) as usize);
-    let rows = |c| rows_of(c);
-    let want =
-        oracle::flash_attn_vec_tq::flash_attn_vec_tq(&params, &q, rows(&k), rows(&v)).unwrap();
+    let (k_rows, v_rows) = (rows_of(k_codec, &k), rows_of(v_codec, &v));
+    let want = oracle::flash_attn_vec_tq::flash_attn_vec_tq(&params, &q, k_rows, v_rows).unwrap();
     Case {
         variant: Variant::FlashAttnVecTq(flash_attn_vec_tq::Problem {
-            k_bits: codec().bits,
-            codec: codec(),
+            k_bits: k_codec.bits,
+            codec: v_codec,
             num_heads: HEADS / KV_HEADS,
             num_kv_heads: 1,
         }),
@@ -212,8 +220,8 @@ fn attend_packed() -> Case {
     }
 }
 
-fn rows_of(cache: &PackedCache) -> PackedRows<'_> {
-    PackedRows { codec: codec(), capacity: CAPACITY, packed: &cache.packed, norms: &cache.norms }
+fn rows_of(codec: Codec, cache: &PackedCache) -> PackedRows<'_> {
+    PackedRows { codec, capacity: CAPACITY, packed: &cache.packed, norms: &cache.norms }
 }
 
 fn attend_dense() -> Case {
@@ -316,29 +324,29 @@ fn attend_tiles() -> Case {
     let (sequences, block_table) = batch(params.num_tokens);
     let mut rng = Gaussian::new(9);
     // Every slot of every page holds something.
-    let mut cache = || {
+    let mut cache = |codec: &Codec| {
         let rows = (PAGES * KV_HEADS * PAGE) as usize;
-        let mut cache = PackedCache::empty(&codec(), rows, 9);
-        (0..rows).for_each(|at| cache.put(&codec(), at, &rng.normals(D as usize)));
+        let mut cache = PackedCache::empty(codec, rows, 9);
+        (0..rows).for_each(|at| cache.put(codec, at, &rng.normals(D as usize)));
         cache
     };
-    let (k, v) = (cache(), cache());
+    let [k_codec, v_codec] = codecs();
+    let (k, v) = (cache(&k_codec), cache(&v_codec));
     let q = rng.normals((params.num_tokens * HEADS * D) as usize);
-    let rows = |c| Pages::Packed(PackedRows { capacity: PAGE, ..rows_of(c) });
+    let pages = |rows| Pages::Packed(PackedRows { capacity: PAGE, ..rows });
     let inputs = Inputs {
         sequences: &sequences,
         block_table: &block_table,
         q: &q,
-        k: rows(&k),
-        v: rows(&v),
+        k: pages(rows_of(k_codec, &k)),
+        v: pages(rows_of(v_codec, &v)),
     };
     let want = oracle::flash_attn_tile::flash_attn_tile(&params, &inputs).unwrap();
-    let format = KeyFormat::Tq(codec().bits);
     Case {
         variant: Variant::FlashAttnTile(flash_attn_tile::Problem {
             head_dim: head_dim(),
-            k: format,
-            v: format,
+            k: KeyFormat::Tq(k_codec.bits),
+            v: KeyFormat::Tq(v_codec.bits),
             num_heads: HEADS / KV_HEADS,
             num_kv_heads: 1,
         }),

@@ -31,9 +31,10 @@ fn written(contract: &KernelContract) -> Value {
 fn choices() -> Choices {
     Choices {
         head_dims: HeadDim::ALL.to_vec(),
-        bits: vec![Bits::new(4).unwrap()],
+        bits: vec![[Bits::B4, Bits::B4], [Bits::B8, Bits::B4], [Bits::B3, Bits::B5]],
         ratios: vec![1, 3, 8, 11],
         rotations: vec![Rotation::Plain, Rotation::Srht],
+        norm_correction: true,
     }
 }
 

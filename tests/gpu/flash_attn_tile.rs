@@ -43,7 +43,7 @@ impl Packed {
         Self {
             k_codec: codec(Bits::B8),
             v_codec: codec(Bits::B4),
-            ring: Ring::new(64, 40, 45).expect("45 positions in 64 slots"),
+            ring: Ring::new(64, 40, 45).expect("a ring"),
             tokens,
             mask_type,
             sliding_window: 17,
