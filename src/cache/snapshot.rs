@@ -349,15 +349,15 @@ mod tests {
             assert_eq!(message, format!("snapshot: {want}"));
         }
         let cut = damaged(&|b| b.truncate(total - 1));
-        assert!(cut.starts_with("snapshot: rows: need 3600 bytes, found 3599"), "{cut}");
+        assert!(cut.starts_with("snapshot: rows: need 3120 bytes, found 3119"), "{cut}");
         let longer = damaged(&|b| b.push(0));
-        assert!(longer.starts_with("snapshot: rows: need 3600 bytes, found 3601"), "{longer}");
+        assert!(longer.starts_with("snapshot: rows: need 3120 bytes, found 3121"), "{longer}");
         let heads = layer(0, u32::MAX);
         assert!(heads.starts_with("snapshot: rows: need"), "{heads}");
         let layers = word(12, u32::MAX);
         assert!(layers.starts_with("snapshot: length: need"), "{layers}");
         let body = header().encode(&[0; 10]).unwrap_err().to_string();
-        assert_eq!(body, "snapshot: rows: need 3600 bytes, found 10 bytes");
+        assert_eq!(body, "snapshot: rows: need 3120 bytes, found 10 bytes");
     }
 
     #[test]
