@@ -28,6 +28,7 @@ pub mod rng;
 pub mod source;
 #[cfg(feature = "driver")]
 pub mod sweep;
+mod unroll;
 #[cfg(feature = "web")]
 pub mod web;
 

@@ -116,8 +116,7 @@ impl Problem {
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
-        let mut pieces = vec!["codebook", "attention"];
-        pieces.extend(groups.row_sum(language));
+        let pieces = vec!["codebook", "attention", groups.exchange(language)];
         let plan = Plan {
             contract: &CONTRACT,
             language,
@@ -130,7 +129,7 @@ impl Problem {
             constants,
             pieces,
             workgroup_size: groups.threads,
-            workgroup_bytes: groups.bytes(self.shape()) + 4 * self.levels(),
+            workgroup_bytes: groups.packed_bytes(self.shape()) + 4 * self.levels(),
             subgroups: groups.subgroups,
         };
         plan.check(caps)?;
