@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "driver")]
+pub mod bench;
 pub mod codec;
 #[cfg(feature = "driver")]
 pub mod compare;
