@@ -79,7 +79,7 @@ impl Bandwidth {
                 })
             };
             let mut warm = 0.0;
-            while warm < plan.warm_up_ms * 1e3 {
+            while warm < plan.wake_up_ms * 1e3 {
                 warm += pass()?.max(1.0);
             }
             let mut us = (0..plan.samples).map(|_| pass()).collect::<Result<Vec<f64>, _>>()?;

@@ -116,8 +116,10 @@ pub struct Plan {
     pub legs: Vec<LegName>,
     /// Whether one cache is read again and again.
     pub hot: bool,
-    /// Least milliseconds of calls before the first sample; a GPU needs them to raise its clock.
+    /// Least milliseconds of calls before the first sample.
     pub warm_up_ms: f64,
+    /// The same after the oracle has left the GPU idle: it needs them to raise its clock.
+    pub wake_up_ms: f64,
     /// Samples of a point.
     pub samples: usize,
     /// Seed of the data.
@@ -131,6 +133,8 @@ struct Point {
     length: u32,
     format: Format,
     leg: LegName,
+    /// Whether the GPU was idle before.
+    idle: bool,
 }
 
 /// Measures everything that `plan` names; `done` sees each point as it is finished.
@@ -146,8 +150,8 @@ pub fn run(
         for &length in &plan.lengths {
             for &format in &plan.formats {
                 let cache = Cache::new(gpu, (preset, length, format), plan)?;
-                for &leg in &plan.legs {
-                    let point = Point { preset, length, format, leg };
+                for (i, &leg) in plan.legs.iter().enumerate() {
+                    let point = Point { preset, length, format, leg, idle: i == 0 };
                     let measured = point.measure(gpu, &clock, &cache, plan)?;
                     done(&measured);
                     points.push(measured);

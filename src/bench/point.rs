@@ -79,9 +79,45 @@ impl Point {
             timing: None,
         };
         if outcome.pass() {
-            report.timing = Some(samples(plan, cache.bytes, first, &mut pass)?);
+            report.timing = Some(self.samples(plan, cache.bytes, first, &mut pass)?);
         }
         Ok(report)
+    }
+
+    /// Warms up, then takes samples; `first` is what one cold call took.
+    fn samples(
+        &self,
+        plan: &Plan,
+        cache_bytes: u64,
+        first: f64,
+        pass: &mut impl FnMut(u64) -> Result<f64, DriverError>,
+    ) -> Result<Timing, DriverError> {
+        let mut calls = (SAMPLE_US / first.max(0.1)).clamp(1.0, MOST_CALLS) as u64;
+        let mut warm = 0.0;
+        let least = if self.idle { plan.wake_up_ms } else { plan.warm_up_ms };
+        while warm < least * 1e3 {
+            let us = pass(calls)?.max(1.0);
+            warm += us;
+            calls = (SAMPLE_US / us * calls as f64).clamp(1.0, MOST_CALLS) as u64;
+        }
+        let mut us = Vec::with_capacity(plan.samples);
+        for _ in 0..plan.samples {
+            us.push(pass(calls)? / calls as f64);
+        }
+        us.sort_by(f64::total_cmp);
+        let at = |part: f64| us[((us.len() - 1) as f64 * part).round() as usize];
+        Ok(Timing {
+            us: at(0.5),
+            us_p10: at(0.1),
+            us_p90: at(0.9),
+            calls,
+            samples: us.len(),
+            gb_s: cache_bytes as f64 / at(0.5) / 1e3,
+            of_copy: None,
+            f16_ratio: None,
+            trusted_ratio: None,
+            msl_ratio: None,
+        })
     }
 
     /// Stem of the kernel, the number of splits, and the plans of a call.
@@ -232,40 +268,6 @@ impl Call {
         let floats: Vec<f32> = bytemuck::pod_collect_to_vec(&read(gpu, &copy)?);
         Ok(floats[floats.len() - count..].to_vec())
     }
-}
-
-/// Warms up, then takes samples; `first` is what one cold call took.
-fn samples(
-    plan: &Plan,
-    cache_bytes: u64,
-    first: f64,
-    pass: &mut impl FnMut(u64) -> Result<f64, DriverError>,
-) -> Result<Timing, DriverError> {
-    let mut calls = (SAMPLE_US / first.max(0.1)).clamp(1.0, MOST_CALLS) as u64;
-    let mut warm = 0.0;
-    while warm < plan.warm_up_ms * 1e3 {
-        let us = pass(calls)?.max(1.0);
-        warm += us;
-        calls = (SAMPLE_US / us * calls as f64).clamp(1.0, MOST_CALLS) as u64;
-    }
-    let mut us = Vec::with_capacity(plan.samples);
-    for _ in 0..plan.samples {
-        us.push(pass(calls)? / calls as f64);
-    }
-    us.sort_by(f64::total_cmp);
-    let at = |part: f64| us[((us.len() - 1) as f64 * part).round() as usize];
-    Ok(Timing {
-        us: at(0.5),
-        us_p10: at(0.1),
-        us_p90: at(0.9),
-        calls,
-        samples: us.len(),
-        gb_s: cache_bytes as f64 / at(0.5) / 1e3,
-        of_copy: None,
-        f16_ratio: None,
-        trusted_ratio: None,
-        msl_ratio: None,
-    })
 }
 
 /// An output filled with a word that no kernel writes.

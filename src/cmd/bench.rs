@@ -118,6 +118,7 @@ impl Args {
             legs,
             hot: self.hot,
             warm_up_ms: if self.quick { 20.0 } else { 100.0 },
+            wake_up_ms: if self.quick { 100.0 } else { 1000.0 },
             samples: if self.quick { 5 } else { 15 },
             seed: self.seed,
         })
@@ -193,7 +194,7 @@ fn cells(point: &PointReport, msl: bool) -> Vec<String> {
     let ratio = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2}"));
     cells.extend([
         format!("{:.1}", timing.us),
-        format!("{:.1}..{:.1}", timing.us_p10, timing.us_p90),
+        format!("{:.0}..{:.0}", timing.us_p10, timing.us_p90),
         format!("{:.0}", timing.gb_s),
         timing.of_copy.map_or("-".to_owned(), |x| format!("{:.0}", 100.0 * x)),
         ratio(timing.f16_ratio),

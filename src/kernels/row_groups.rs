@@ -143,12 +143,12 @@ impl RowGroups {
         }
     }
 
-    /// Splits for `visible` positions: enough workgroups to fill a device, each with at least one
-    /// tile of its row groups.
+    /// Splits for `visible` positions: enough workgroups to fill a device, each with at least two
+    /// tiles of its row groups, since every split costs the merge time.
     pub fn splits(&self, shape: Shape, visible: u32) -> u32 {
         let fill = WORKGROUPS / shape.num_kv_heads.saturating_mul(self.groups_per_kv);
-        let tile = self.threads / self.lanes * self.rows;
-        visible.div_ceil(tile).clamp(1, fill.clamp(1, MAX_SPLITS))
+        let two_tiles = 2 * self.threads / self.lanes * self.rows;
+        visible.div_ceil(two_tiles).clamp(1, fill.clamp(1, MAX_SPLITS))
     }
 
     pub fn grid(
@@ -220,12 +220,12 @@ mod tests {
     }
 
     #[test]
-    fn splits_fill_the_device_and_none_is_shorter_than_a_tile() {
+    fn splits_fill_the_device_and_none_is_shorter_than_two_tiles() {
         let shape = Shape { head_dim: HeadDim::new(256).unwrap(), num_heads: 16, num_kv_heads: 8 };
         let caps = Caps { subgroup_size: Some(32), ..Caps::WEBGPU };
         let c = RowGroups::choose(shape, &caps, Language::Wgsl).unwrap();
         let splits = [0, 1, 33, 1024, 131_072].map(|n| c.splits(shape, n));
-        assert_eq!(splits, [1, 1, 2, 32, 66], "{c:?}");
+        assert_eq!(splits, [1, 1, 1, 16, 66], "{c:?}");
         let many = Shape { num_heads: 4096, num_kv_heads: 4096, ..shape };
         assert_eq!(c.splits(many, 131_072), 1);
     }
