@@ -3,6 +3,7 @@
 // Workgroup (x, y): x = KV head and part of its query heads, y = split of the visible
 // positions. All GROUP query heads share one read of K and V. See shared/attention.wgsl for row
 // groups; each handles ROWS positions at a time, and reads the next ones before it computes.
+// Pieces k_words or k_vectors, and the same of V, read a lane's codes.
 // Contract: src/kernels/flash_attn_vec_tq.rs. Oracle: src/oracle/flash_attn_vec_tq.rs.
 
 const K_LANE_BITS = COORDS * K_BITS;
@@ -55,9 +56,9 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;      // [head][coord / 4], rotated
-@group(0) @binding(2) var<storage, read> k_packed: array<u32>;     // [kv_head][slot][word]
+@group(0) @binding(2) var<storage, read> k_packed: array<KUnit>;   // [kv_head][slot][word]
 @group(0) @binding(3) var<storage, read> k_norms: array<f32>;      // [kv_head][slot][block]
-@group(0) @binding(4) var<storage, read> v_packed: array<u32>;     // [kv_head][slot][word]
+@group(0) @binding(4) var<storage, read> v_packed: array<VUnit>;   // [kv_head][slot][word]
 @group(0) @binding(5) var<storage, read> v_norms: array<f32>;      // [kv_head][slot][block]
 @group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord], or partials
 
@@ -67,36 +68,6 @@ struct Tile {
     v: array<VWords, ROWS>,
     k_norms: Owned,
     v_norms: Owned,
-}
-
-// A lane's codes of one row of K, first code in the lowest bits.
-fn k_words(row: u32, lane: u32) -> KWords {
-    let bit = lane * K_LANE_BITS;
-    let first = row * K_ROW_WORDS + bit / 32u;
-    let last = row * K_ROW_WORDS + (bit + K_LANE_BITS - 1u) / 32u;
-    var words = KWords();
-    for (var i = 0u; i < K_WORDS; i++) { // unroll
-        words[i] = k_packed[first + i];
-        if (K_LANE_BITS % 32u != 0u) {
-            words[i] = four_codes(vec2(words[i], k_packed[min(first + i + 1u, last)]), bit % 32u);
-        }
-    }
-    return words;
-}
-
-// The same of V.
-fn v_words(row: u32, lane: u32) -> VWords {
-    let bit = lane * V_LANE_BITS;
-    let first = row * V_ROW_WORDS + bit / 32u;
-    let last = row * V_ROW_WORDS + (bit + V_LANE_BITS - 1u) / 32u;
-    var words = VWords();
-    for (var i = 0u; i < V_WORDS; i++) { // unroll
-        words[i] = v_packed[first + i];
-        if (V_LANE_BITS % 32u != 0u) {
-            words[i] = four_codes(vec2(words[i], v_packed[min(first + i + 1u, last)]), bit % 32u);
-        }
-    }
-    return words;
 }
 
 // Row of K and V of a position; rows past the end repeat the last one.

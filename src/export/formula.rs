@@ -123,7 +123,10 @@ pub(super) fn grid(variant: &Variant, plan: &Plan) -> Grid {
             let count = format!("num_tokens * num_kv_heads * {}", p.codec.head_dim.get() / 8);
             spread(&count, threads, "groups of eight coordinates")
         }
-        Variant::FlashAttnVecReduce(_) => spread("nrows", 1, "row"),
+        Variant::FlashAttnVecReduce(_) => {
+            let count = format!("nrows * {}", constant(plan, "PARTS"));
+            spread(&count, 1, "part of a row")
+        }
         Variant::FlashAttnVecTq(_) | Variant::FlashAttnVec(_) => {
             let groups = constant(plan, "GROUPS_PER_KV");
             Grid {

@@ -116,7 +116,13 @@ impl Problem {
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
-        let pieces = vec!["codebook", "attention", groups.exchange(language)];
+        let mut pieces = vec!["codebook", "attention", groups.exchange(language)];
+        if language == Language::Wgsl {
+            let lane_bits = |bits: Bits| self.codec.head_dim.get() / groups.lanes * bits.get();
+            let whole = |bits| lane_bits(bits).is_multiple_of(128);
+            pieces.push(if whole(self.k_bits) { "k_vectors" } else { "k_words" });
+            pieces.push(if whole(self.codec.bits) { "v_vectors" } else { "v_words" });
+        }
         let plan = Plan {
             contract: &CONTRACT,
             language,
