@@ -7,6 +7,7 @@
 
 constant constexpr uint ROW_WORDS = HEAD_DIM * BITS / 32;
 constant constexpr uint BLOCK_LANES = 32 / NORMS_PER_POS; // lanes whose coordinates share a norm
+constant constexpr float BLOCK_DIM = HEAD_DIM / NORMS_PER_POS; // those coordinates
 
 struct Params {
     uint head_dim;
@@ -27,6 +28,16 @@ inline uint nearest(float z) {
         code += z > BOUNDARIES[code + step - 1] ? step : 0u;
     }
     return code;
+}
+
+// Sum of the squares of this lane's block. Every lane takes part in every sum.
+inline float block_sum(float squares, uint block) {
+    float sum = simd_sum(block == 0 ? squares : 0.0f);
+    if (NORMS_PER_POS == 2) {
+        float upper = simd_sum(block == 1 ? squares : 0.0f);
+        sum = block == 0 ? sum : upper;
+    }
+    return sum;
 }
 
 // Word w of a row: its codes as a stream, first coordinate in the lowest bits.
@@ -74,21 +85,17 @@ kernel void quantize_kv(
         x[i] *= factor;
     }
 
-    // Phase 3: the norm of the block this lane belongs to. Every lane takes part in every sum.
+    // Phase 3: the norm of the block this lane belongs to.
     float squares = 0.0f;
     for (uint i = 0; i < EPT; i++) {
         squares += x[i] * x[i];
     }
     uint block = lane / BLOCK_LANES;
-    float sum = simd_sum(block == 0 ? squares : 0.0f);
-    if (NORMS_PER_POS == 2) {
-        float upper = simd_sum(block == 1 ? squares : 0.0f);
-        sum = block == 0 ? sum : upper;
-    }
+    float sum = block_sum(squares, block);
     float norm = precise::sqrt(sum);
     float scale = SQRT_HEAD_DIM;
     if (NORMS_PER_POS == 2) {
-        norm = precise::sqrt(sum / float(HEAD_DIM / NORMS_PER_POS));
+        norm = precise::sqrt(sum / BLOCK_DIM);
         scale = params.scale_factor_d512;
     }
     scale = norm <= ZERO_NORM ? 0.0f : scale / norm;
@@ -99,7 +106,20 @@ kernel void quantize_kv(
     }
     simdgroup_barrier(mem_flags::mem_threadgroup);
 
-    // Phase 5: pack and store. In a sliding run longer than the cache, the newest token of a slot wins.
+    // Phase 5: with norm correction, the norm with which the decoded block is as long as this one.
+    if (NORM_CORRECTION) {
+        float decoded = 0.0f;
+        for (uint i = 0; i < EPT; i++) {
+            float level = CODEBOOK[codes[lane * EPT + i]];
+            decoded += level * level;
+        }
+        norm /= precise::sqrt(block_sum(decoded, block) / BLOCK_DIM);
+        if (NORMS_PER_POS == 2) {
+            norm *= params.scale_factor_d512;
+        }
+    }
+
+    // Phase 6: pack and store. In a sliding run longer than the cache, the newest token of a slot wins.
     uint slot = params.write_pos + token;
     bool overwritten = false;
     if (params.is_sliding != 0) {

@@ -73,6 +73,20 @@ pub enum Error {
         /// wgpu's name of the feature.
         feature: &'static str,
     },
+    /// A cache was asked for something at the wrong moment.
+    #[cfg(feature = "wgpu")]
+    #[error("KvCache: {0}")]
+    Cache(#[from] crate::cache::Misuse),
+    /// A snapshot cannot be read, or does not fit the cache.
+    #[error("snapshot: {field}: need {need}, found {found}")]
+    Snapshot {
+        /// The header's field, or the part.
+        field: String,
+        /// The condition, in words.
+        need: String,
+        /// What is there.
+        found: String,
+    },
     /// The shader did not compile; the message is mapped to the file's own lines.
     #[error("{kernel}: shader rejected: {message}")]
     Shader {

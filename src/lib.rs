@@ -2,6 +2,8 @@
 
 #[cfg(feature = "driver")]
 pub mod bench;
+#[cfg(feature = "wgpu")]
+pub mod cache;
 pub mod codec;
 #[cfg(feature = "driver")]
 pub mod compare;

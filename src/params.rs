@@ -4,7 +4,11 @@
 //! never changes at its front, so a shader written for the shorter block keeps working.
 //! `tests/contract.rs` holds each struct against the WGSL and the MSL.
 
+mod flash_attn_tile;
+
 use bytemuck::{Pod, Zeroable};
+
+pub use flash_attn_tile::{FlashAttnTileParams, TileSequence};
 
 use crate::codec::{HeadDim, Ring};
 use crate::error::{Error, Result};

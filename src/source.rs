@@ -72,6 +72,8 @@ macro_rules! piece {
 const PIECES: &[(&str, &str, &str)] = &[
     piece!("rotate"),
     piece!("codebook"),
+    piece!("octets"),
+    piece!("scores"),
     piece!("attention"),
     piece!("row_sum_subgroup", wgsl),
     piece!("row_sum_workgroup", wgsl),

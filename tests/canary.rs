@@ -1,11 +1,12 @@
 //! The comparators are tested too: each must reject something that is known to be wrong.
 
-use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
+use wgtq::codec::{Bits, Codec, HeadDim, Rotation, codebook};
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::{LegName, WgpuLeg};
-use wgtq::oracle::quantize_kv::quantize_kv;
+use wgtq::oracle::quantize_kv::{quantize_kv, stored_norms};
 use wgtq::params::QuantizeKvParams;
-use wgtq::parity::{self, ATTENTION_NRMSE, Case as _, judge, quantize_kv::Case};
+use wgtq::parity::quantize_kv::{CORRECTED_NORM_ULPS, Case};
+use wgtq::parity::{self, ATTENTION_NRMSE, Case as _, judge};
 use wgtq::rng::Gaussian;
 
 fn reference() -> (Vec<f32>, Vec<f64>) {
@@ -50,31 +51,47 @@ fn attention_judge_rejects_nan_infinity_and_zeros_for_anything_else() {
     assert!(!judge(&[1.0; 3], &[1.0; 4], 4, ATTENTION_NRMSE).pass());
 }
 
+/// Three tokens of two KV heads in slots 1 to 3 of 5, as the oracle writes them.
+struct Written {
+    case: Case,
+    src: Vec<f32>,
+    packed: Vec<u8>,
+    norms: Vec<f32>,
+}
+
+impl Written {
+    fn new(codec: Codec) -> Self {
+        let case = Case {
+            codec,
+            num_kv_heads: 2,
+            num_tokens: 3,
+            capacity: 5,
+            write_pos: 1,
+            sliding: false,
+            amplitude: 1.0,
+            seed: 4,
+        };
+        let src = Gaussian::new(case.seed).normals(3 * 2 * 128);
+        let (mut packed, mut norms) = (vec![0xa5; 10 * 64], vec![-1.0; 10]);
+        let params = QuantizeKvParams {
+            head_dim: 128,
+            num_kv_heads: 2,
+            write_pos: 1,
+            cache_capacity: 5,
+            is_sliding: 0,
+            scale_factor_d512: 1.0,
+            rms_probe_enabled: 0,
+            num_tokens: 3,
+        };
+        quantize_kv(&codec, &params, &src, &mut packed, &mut norms).expect("valid parameters");
+        Self { case, src, packed, norms }
+    }
+}
+
 #[test]
 fn quantize_judge_rejects_one_flipped_code_one_norm_and_a_touched_neighbour() {
-    let case = Case {
-        codec: Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain),
-        num_kv_heads: 2,
-        num_tokens: 3,
-        capacity: 5,
-        write_pos: 1,
-        sliding: false,
-        amplitude: 1.0,
-        seed: 4,
-    };
-    let src = Gaussian::new(case.seed).normals(3 * 2 * 128);
-    let params = QuantizeKvParams {
-        head_dim: 128,
-        num_kv_heads: 2,
-        write_pos: 1,
-        cache_capacity: 5,
-        is_sliding: 0,
-        scale_factor_d512: 1.0,
-        rms_probe_enabled: 0,
-        num_tokens: 3,
-    };
-    let (mut packed, mut norms) = (vec![0xa5; 10 * 64], vec![-1.0; 10]);
-    quantize_kv(&case.codec, &params, &src, &mut packed, &mut norms).unwrap();
+    let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
+    let Written { case, src, packed, norms } = Written::new(codec);
     let want = case.want(&src);
     assert!(case.judge(&want, &packed, &norms).pass());
 
@@ -97,13 +114,58 @@ fn quantize_judge_rejects_one_flipped_code_one_norm_and_a_touched_neighbour() {
     reject("norm of an untouched row", 0, Some(1.0));
 }
 
+/// A corrected norm depends on the codes: beside a code that is excused, only the norm that belongs
+/// to that code is right.
+#[test]
+fn quantize_judge_takes_a_corrected_norm_by_the_codes_it_lies_beside() {
+    let plain = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
+    let codec = Codec { norm_correction: true, ..plain };
+    let Written { case, src, packed, norms } = Written::new(codec);
+    let mut want = case.want(&src);
+    let with_norm = |norm: f64| [&norms[..1], &[norm as f32], &norms[2..]].concat();
+    assert!(case.judge(&want, &packed, &norms).pass());
+    let row = want[1].as_mut().unwrap();
+    let ulps_off = f32::from_bits(norms[1].to_bits() + CORRECTED_NORM_ULPS + 1);
+    let block_norm = row.block_norms[0];
+
+    // Row 1 as it is when its first coordinate lies on the boundary above its code, and is rounded up.
+    row.z[0] = f64::from(codebook::boundaries(codec.bits)[usize::from(row.codes[0])]);
+    let codes = [&[row.codes[0] + 1], &row.codes[1..]].concat();
+    let norm = stored_norms(&codec, &row.block_norms, &codes)[0];
+    let (mut excused, excused_norms) = (packed.clone(), with_norm(norm));
+    excused[64] += 1;
+
+    let good = [(&packed, &norms), (&excused, &excused_norms)];
+    for (packed, norms) in good {
+        assert!(case.judge(&want, packed, norms).pass());
+        for (other, other_norms) in good {
+            assert!(case.judge_pair(&want, (packed, norms), (other, other_norms)).pass());
+        }
+    }
+    for (name, packed, norm) in [
+        ("norm without correction", &packed, block_norm),
+        ("norm 12 ulp off", &packed, f64::from(ulps_off)),
+        ("norm of the other codes", &packed, norm),
+        ("norm of the oracle's codes beside others", &excused, f64::from(norms[1])),
+        ("NaN norm", &excused, f64::NAN),
+    ] {
+        let norms = with_norm(norm);
+        assert!(!case.judge(&want, packed, &norms).pass(), "{name}");
+        for (other, other_norms) in good {
+            let pair = case.judge_pair(&want, (packed, &norms), (other, other_norms));
+            assert!(!pair.pass(), "{name}, as a pair");
+        }
+    }
+}
+
 /// One token of each kernel changed: every one of these must be seen.
 const MUTATIONS: &[(&str, &str, &str)] = &[
     ("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
     ("fwht", "middle_first(t), 8u));", "middle_first(t), 4u));"),
     ("quantize_kv", "c * BITS - 32u * w);", "c * BITS - 31u * w);"),
-    ("quantize_kv", "z > boundaries[", "z < boundaries["),
+    ("quantize_kv", "z > table[", "z < table["),
     ("quantize_kv", "token > params.cache_capacity", "token >= params.cache_capacity"),
+    ("quantize_kv", "norm /= sqrt(", "norm *= sqrt("),
     ("dequantize_kv", "bit % 32u + 4u * BITS)", "bit % 32u + 3u * BITS)"),
     ("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
     ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
@@ -116,7 +178,29 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("flash_attn_vec", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_vec_reduce", "total / sum", "total * sum"),
     ("flash_attn_vec_reduce", "!= 0.0;", "== 0.0;"),
+    ("flash_attn_tile", "sum[r] *= rescale", "sum[r] /= rescale"),
+    ("flash_attn_tile", "min(base + tid, end - 1u)", "min(base + tid, end)"),
+    ("flash_attn_tile", "slot % params.page_size;", "slot;"),
+    ("flash_attn_tile", "sequence.position + i / GQA)", "sequence.position + i)"),
+    ("flash_attn_tile", "octet / NORM_OCTETS], params.scale", "0u], params.scale"),
+    ("flash_attn_tile", "params.split_base + split;", "split;"),
 ];
+
+/// Two sequences in pages, a window and splits, and rows with two norms.
+fn tile() -> parity::flash_attn_tile::Case {
+    use parity::flash_attn_tile::{Case, base, sequence};
+    Case {
+        sequences: vec![sequence(9, 50, 64, 40), sequence(3, 20, 40, 30)],
+        page_size: Some(16),
+        mask_type: 2,
+        sliding_window: 40,
+        score_sigma: 2.0,
+        nwg: 3,
+        split_base: 1,
+        splits: 2,
+        ..base(HeadDim::ALL[3])
+    }
+}
 
 /// A case of each kernel that its mutations must fail; `true` if the case passes.
 fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
@@ -146,7 +230,7 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
         }
         .run(leg),
         "quantize_kv" => Case {
-            codec,
+            codec: Codec { norm_correction: true, ..codec },
             num_kv_heads: 1,
             num_tokens: 7,
             capacity: 4,
@@ -180,6 +264,7 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
             seed: 5,
         }
         .run(leg),
+        "flash_attn_tile" => tile().run(leg),
         other => panic!("no case for {other}"),
     };
     // A kernel that writes past its end or leaves a value unwritten is caught as an error.

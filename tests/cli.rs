@@ -8,6 +8,7 @@ use std::process::Output;
 use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
+use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
 
 fn without_gpu() -> bool {
     std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none")
@@ -295,6 +296,66 @@ fn synthetic_shapes_replay_within_the_bounds() {
     }
 }
 
+/// Every width on either side, with the settings in the report and the codec's cost as theory has it.
+#[test]
+fn k_and_v_of_any_width_replay_within_the_bounds() {
+    if without_gpu() {
+        return;
+    }
+    // k_bits, v_bits, head_dim, rotation, norm correction
+    let codecs = [
+        ("8", "3", 128, "srht", false),
+        ("4", "6", 64, "plain", true),
+        ("5", "2", 256, "srht", true),
+        ("2", "8", 512, "plain", false),
+    ];
+    for (k_bits, v_bits, head_dim, rotation, norm_correction) in codecs {
+        let folder = TempDir::new().unwrap();
+        let d = head_dim.to_string();
+        let mut flags = vec!["--k-bits", k_bits, "--v-bits", v_bits, "--rotation", rotation];
+        flags.extend(["--head-dim", &d, "--kv-capacity", "310", "--ring-start", "200"]);
+        flags.extend(norm_correction.then_some("--norm-correction"));
+        let manifest = synth(folder.path(), &flags);
+        for variation in ["A", "C"] {
+            let report = replay(&manifest, &["--variation", variation, "--oracle", "both"]);
+            assert!(number(&report, "dequant_oracle_nrmse") < 5e-6, "{flags:?}: {report:#}");
+            let floor = number(&report, "independent_floor_nrmse");
+            let codec = &report["codec"];
+            let bits = |field: &str| codec[field].as_u64().unwrap() as u32;
+            assert_eq!(
+                (bits("k_bits").to_string(), bits("v_bits").to_string()),
+                (k_bits.into(), v_bits.into())
+            );
+            assert_eq!(
+                (&codec["rotation"], &codec["norm_correction"]),
+                (&rotation.into(), &norm_correction.into())
+            );
+            let mse = |bits| {
+                let head_dim = HeadDim::new(head_dim).unwrap();
+                Codec::new(head_dim, Bits::new(bits).unwrap(), Rotation::Plain).expected_mse()
+            };
+            let closed_form = (mse(bits("k_bits")) + mse(bits("v_bits"))).sqrt();
+            assert!((floor / closed_form - 1.0).abs() < 0.25, "{flags:?}: {floor}, {closed_form}");
+        }
+    }
+}
+
+#[test]
+fn canaries_work_where_k_and_v_differ_in_width() {
+    if without_gpu() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let manifest = synth(
+        folder.path(),
+        &["--k-bits", "8", "--v-bits", "3", "--kv-seq-len", "40", "--kv-capacity", "64"],
+    );
+    let jump = replay(&manifest, &["--canary", "in-range", "--canary-asymmetric"]);
+    assert!(number(&jump, "predicted_canary_nrmse") > 1e-4, "{jump:#}");
+    let outside = replay(&manifest, &["--canary", "out-of-range"]);
+    assert_eq!(outside["canary_bit_identical"], true);
+}
+
 /// Scale 1 at head_dim 256: scores with a standard deviation of 16.
 #[test]
 fn sharp_logits_stay_within_their_bound() {
@@ -529,11 +590,42 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
             0,
             f32::INFINITY
         )),
-        bad!("5-bit codes", ["codec.k_bits", "need 4", "found 5"], |f| edit(
+        bad!("7-bit K codes", ["codec.k_bits", "need 2, 3, 4, 5, 6 or 8", "found 7"], |f| edit(
             f,
             "\"params\"",
-            "\"codec\": {\"k_bits\": 5}, \"params\""
+            "\"codec\": {\"k_bits\": 7}, \"params\""
         )),
+        bad!("0-bit V codes", ["codec.v_bits", "need 2, 3, 4, 5, 6 or 8", "found 0"], |f| edit(
+            f,
+            "\"params\"",
+            "\"codec\": {\"v_bits\": 0}, \"params\""
+        )),
+        bad!("bits that are no number", ["codec.v_bits", "\"four\"", "u32"], |f| edit(
+            f,
+            "\"params\"",
+            "\"codec\": {\"v_bits\": \"four\"}, \"params\""
+        )),
+        bad!(
+            "K at another width than its file",
+            ["k_packed.u8.bin", "need 30720 bytes"],
+            |f| edit(f, "\"params\"", "\"codec\": {\"k_bits\": 5}, \"params\"")
+        ),
+        bad!(
+            "V at another width than its file",
+            ["v_packed.u8.bin", "need 49152 bytes"],
+            |f| edit(f, "\"params\"", "\"codec\": {\"v_bits\": 8}, \"params\"")
+        ),
+        bad!("norm correction that is no bool", ["codec.norm_correction", "boolean"], |f| edit(
+            f,
+            "\"params\"",
+            "\"codec\": {\"norm_correction\": 1}, \"params\""
+        )),
+        bad!(
+            "widths of a mode that has none",
+            ["--k-bits", "multistep"],
+            |_| (),
+            ["--k-bits", "8"]
+        ),
         bad!("unknown rotation", ["codec.rotation", "unknown variant `random`"], |f| edit(
             f,
             "\"params\"",
@@ -651,6 +743,9 @@ fn bad_shapes_of_synth_name_the_field_and_write_nothing() {
         (["--softcap", "-1"], "softcap"),
         (["--kv-capacity", "2000000000"], "kv_capacity"),
         (["--seed", "zebra"], "--seed"),
+        (["--k-bits", "7"], "--k-bits"),
+        (["--v-bits", "f16"], "--v-bits"),
+        (["--bits", "16"], "2, 3, 4, 5, 6 or 8"),
     ] {
         let folder = TempDir::new().unwrap();
         let out = folder.path().join("s");

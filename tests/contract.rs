@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use naga::valid::{Capabilities, SubgroupOperationSet, ValidationFlags, Validator};
-use wgtq::codec::{Bits, Codec, Direction, HeadDim, Rotation};
+use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use wgtq::contract::{Access, Caps, Contract, Language, Plan, Scalar};
 use wgtq::gpu::{Options, RawKernel};
 use wgtq::kernels::{
-    self, dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_kv,
+    self, dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq,
+    fwht, quantize_kv,
 };
 use wgtq::source::{Target, assemble};
 
@@ -31,7 +31,10 @@ fn plans(language: Language) -> Vec<Plan> {
             for rotation in [Rotation::Plain, Rotation::Srht] {
                 for bits in Bits::ALL {
                     let codec = Codec::new(head_dim, bits, rotation);
-                    plans.push(quantize_kv::Problem { codec }.plan(&caps, language));
+                    for norm_correction in [false, true] {
+                        let codec = Codec { norm_correction, ..codec };
+                        plans.push(quantize_kv::Problem { codec }.plan(&caps, language));
+                    }
                     plans.push(dequantize_kv::Problem { codec }.plan(&caps, language));
                     let (k_bits, num_heads, num_kv_heads) = (bits, 2, 1);
                     let problem =
@@ -54,6 +57,7 @@ fn plans(language: Language) -> Vec<Plan> {
                 }
             }
             plans.push(flash_attn_vec_reduce::Problem { head_dim }.plan(&caps, language));
+            plans.extend(tiles(head_dim).into_iter().map(|p| p.plan(&caps, language)));
             for kv_type in [flash_attn_vec::KvType::F32, flash_attn_vec::KvType::F16] {
                 for num_heads in [1, 3, 8, 11] {
                     let problem =
@@ -64,6 +68,18 @@ fn plans(language: Language) -> Vec<Plan> {
         }
     }
     plans.into_iter().collect::<Result<_, _>>().unwrap()
+}
+
+/// Tiles in every format, and with every kind of ratio.
+fn tiles(head_dim: HeadDim) -> Vec<flash_attn_tile::Problem> {
+    let (f32, f16) = (KeyFormat::F32, KeyFormat::F16);
+    let of =
+        |k, v, num_heads| flash_attn_tile::Problem { head_dim, k, v, num_heads, num_kv_heads: 1 };
+    let packed = Bits::ALL.map(|bits| of(KeyFormat::Tq(bits), KeyFormat::Tq(Bits::B8), 2));
+    let dense = [(f32, f16), (f16, KeyFormat::Tq(Bits::B6)), (KeyFormat::Tq(Bits::B3), f32)];
+    let dense = dense.map(|(k, v)| of(k, v, 1));
+    let ratios = [3, 8, 11].map(|heads| of(f16, f16, heads));
+    packed.into_iter().chain(dense).chain(ratios).collect()
 }
 
 fn parse(plan: &Plan) -> naga::Module {
@@ -175,6 +191,7 @@ fn rust_structs_are_as_long_as_the_contracts_blocks() {
         ("dequantize_kv", size_of::<DequantizeKvParams>()),
         ("flash_attn_vec_tq", size_of::<FlashAttnVecTqParams>()),
         ("flash_attn_vec", size_of::<FlashAttnVecParams>()),
+        ("flash_attn_tile", size_of::<FlashAttnTileParams>()),
     ] {
         let contract = kernels::ALL.iter().find(|c| c.stem == stem).unwrap();
         assert_eq!(bytes, 4 * contract.params.len(), "{stem}");
@@ -352,13 +369,17 @@ fn plans_beyond_a_device_are_refused_with_need_and_found() {
     assert!(error.contains("SUBGROUP"), "{error}");
 }
 
+/// Decoding multiplies by whatever norm is stored.
 #[test]
-fn codecs_that_the_kernels_cannot_run_are_refused_by_field() {
-    let refused = |plan: wgtq::Result<Plan>| plan.unwrap_err().to_string();
-    let plain = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
-    let codec = Codec { norm_correction: true, ..plain };
-    let plan = quantize_kv::Problem { codec }.plan(&Caps::APPLE, Language::Wgsl);
-    assert_eq!(refused(plan), "norm_correction: need false for a kernel, found true");
-    // Decoding multiplies by whatever norm is stored.
-    assert!(dequantize_kv::Problem { codec }.plan(&Caps::APPLE, Language::Wgsl).is_ok());
+fn norm_correction_is_in_the_encoders_text_only() {
+    let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
+    let corrected = Codec { norm_correction: true, ..codec };
+    for language in [Language::Wgsl, Language::Msl] {
+        let encoder = |codec| quantize_kv::Problem { codec }.plan(&Caps::APPLE, language).unwrap();
+        let decoder =
+            |codec| dequantize_kv::Problem { codec }.plan(&Caps::APPLE, language).unwrap();
+        assert_ne!(encoder(codec).constants, encoder(corrected).constants);
+        assert_ne!(encoder(codec).label, encoder(corrected).label);
+        assert_eq!(decoder(codec), decoder(corrected));
+    }
 }

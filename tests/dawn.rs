@@ -66,8 +66,8 @@ export const create = (flags) => {
 
 /// The first case of `kernel` whose name contains `text`.
 fn case(kernel: &str, text: &str) -> Box<dyn Case> {
-    let wanted = |c: &Box<dyn Case>| c.kernel() == kernel && c.id().contains(text);
-    suite::cases().into_iter().find(wanted).unwrap()
+    let mut cases = suite::cases().into_iter();
+    cases.find(|c| c.kernel() == kernel && c.id().contains(text)).unwrap()
 }
 
 fn assert_passes(case: &dyn Case, leg: &mut DawnLeg) {

@@ -11,13 +11,16 @@ use std::time::Duration;
 use assert_cmd::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use wgtq::codec::{Bits, Codec, Direction, HeadDim, Rotation};
+use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
+use wgtq::contract::{Caps, Language};
+use wgtq::kernels;
 use wgtq::kernels::flash_attn_vec::KvType;
-use wgtq::legs::{LegName, MslHostLeg};
+use wgtq::legs::{Leg as _, LegName, MslHostLeg, Tape};
 use wgtq::msl::dispatch::{LaneOrder, Mode};
+use wgtq::params::{FlashAttnTileParams, TileSequence};
 use wgtq::parity::{
-    Case, dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_kv,
+    Case, dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq,
+    fwht, quantize_kv,
 };
 
 fn without_clang() -> bool {
@@ -187,13 +190,97 @@ fn reduce_is_right_and_clean() {
     check(&[case(0, 33, 3), case(0, 1, 0), case(3, 5, 1)]);
 }
 
+/// Each head dim, and on the smallest what the others have not: pages, splits, a sequence without
+/// query tokens and one without positions, dense rows.
+#[test]
+fn tiles_are_right_and_clean() {
+    use flash_attn_tile::{Case, base, sequence};
+    let at = |d: usize| Case {
+        sequences: vec![sequence(3, 20, 40, 30)],
+        mask_type: 2,
+        sliding_window: 9,
+        ..base(HeadDim::ALL[d])
+    };
+    let batch = vec![sequence(17, 40, 48, 40), sequence(0, 4, 5, 0), sequence(2, 0, 4, 1)];
+    let paged = Case {
+        page_size: Some(16),
+        sequences: batch,
+        nwg: 4,
+        split_base: 1,
+        ..base(HeadDim::ALL[0])
+    };
+    let dense = |k, v| Case { k, v, softcap: 20.0, ..at(0) };
+    let (f32, f16, b3) = (KeyFormat::F32, KeyFormat::F16, KeyFormat::Tq(Bits::B3));
+    check(&[
+        Case { splits: 2, ..paged },
+        dense(f32, b3),
+        dense(b3, f16),
+        dense(f16, f32),
+        at(1),
+        at(2),
+        at(3),
+    ]);
+}
+
+/// Records and a block table that nobody checked: the outputs are anybody's guess, but nothing
+/// beyond the buffers is touched.
+#[test]
+fn wrong_records_of_tiles_reach_nothing_beyond_the_buffers() {
+    if without_clang() {
+        return;
+    }
+    let case = flash_attn_tile::base(HeadDim::ALL[0]);
+    let problem = kernels::flash_attn_tile::Problem {
+        head_dim: case.head_dim,
+        k: case.k,
+        v: case.v,
+        num_heads: case.num_heads,
+        num_kv_heads: case.num_kv_heads,
+    };
+    let params = FlashAttnTileParams { num_pages: 1, num_blocks: 1, ..case.params() };
+    let launch = problem.launch(&params, &case.records(), &[0], &Caps::APPLE).unwrap();
+    let far = TileSequence {
+        first_token: 7,
+        query_tokens: 9,
+        position: 1 << 30,
+        kv_seq_len: 40,
+        ring_start: u32::MAX - 9,
+        kv_capacity: 3,
+        first_block: u32::MAX - 1,
+    };
+    let reached = |text: &str, record: TileSequence, page: u32| {
+        let mut tape = Tape::default();
+        let mut buffers = vec![
+            tape.input("q", vec![0; launch.needed[1] as usize]),
+            tape.input("sequences", bytemuck::bytes_of(&record).to_vec()),
+            tape.input("block_table", bytemuck::bytes_of(&page).to_vec()),
+        ];
+        buffers.extend(launch.needed[4..8].iter().map(|&n| tape.input("kv", vec![0; n as usize])));
+        // Tokens that the record does not name are not written: zeros, not poison.
+        buffers.push(tape.in_out("dst", vec![0; launch.needed[8] as usize]));
+        tape.step(problem.plan(&Caps::APPLE, Language::Msl).unwrap(), launch.clone(), &buffers);
+        let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
+        leg.mode = Mode::CheckStrict;
+        leg.replace_source("flash_attn_tile", text);
+        let ended = leg.run(&tape).is_err();
+        ended || leg.findings.iter().any(|f| f.kind == "out_of_bounds")
+    };
+    let (good, text) = (case.records()[0], kernels::flash_attn_tile::CONTRACT.msl);
+    for (record, page) in [(far, 0), (good, u32::MAX), (good, 1)] {
+        assert!(!reached(text, record, page), "{record:?}, page {page}");
+    }
+    let trusting =
+        text.replacen("min(block_table[block], params.num_pages - 1u)", "block_table[block]", 1);
+    assert!(!reached(&trusting, good, 0) && reached(&trusting, good, 1));
+}
+
 /// A broken kernel must not pass: wrong values, and a barrier that is gone.
 #[test]
 fn broken_msl_is_caught() {
     if without_clang() {
         return;
     }
-    let contract = &wgtq::kernels::flash_attn_vec_tq::CONTRACT;
+    let contract = &kernels::flash_attn_vec_tq::CONTRACT;
     let case = attention(0, 3, 33, 40, 39, 1);
     let run = |from: &str, to: &str| {
         assert!(contract.msl.contains(from), "{from}");

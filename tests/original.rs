@@ -508,7 +508,7 @@ fn parity_names_the_limits_and_the_findings_of_originals() {
         report["cases"].as_array().unwrap().iter().map(|c| c["results"][0].clone()).collect()
     };
     // Half Q in every attention; the lockstep that they rely on decides the status.
-    let (code, attention) = report("flash_attn_vec_tq", "d256 heads4/2 n100/128 at 90", "4");
+    let (code, attention) = report("flash_attn_vec_tq", "d256 k4v4 heads4/2 n100/128 at 90", "4");
     assert_eq!(code, 1, "{attention:#}");
     for result in results(&attention) {
         assert_eq!(result["status"], "finding", "{result:#}");
@@ -516,12 +516,25 @@ fn parity_names_the_limits_and_the_findings_of_originals() {
         assert!(result["limits"].as_array().unwrap().contains(&"half_q".into()), "{result:#}");
     }
     // An encoder that always signs is a difference that was expected; 64 was never published.
-    let (code, encoder) = report("quantize_kv", "d512 plain", "1");
+    let (code, encoder) = report("quantize_kv", "d512 b4 plain", "1");
     assert_eq!((code, encoder["summary"]["mismatch"].as_u64()), (0, Some(0)), "{encoder:#}");
-    for result in results(&encoder) {
+    let cases = encoder["cases"].as_array().unwrap().iter();
+    let (corrected, as_they_are): (Vec<_>, Vec<_>) =
+        cases.partition(|c| c["case"].as_str().unwrap().ends_with("corrected"));
+    assert!(!corrected.is_empty() && !as_they_are.is_empty(), "{encoder:#}");
+    for result in as_they_are.iter().map(|c| &c["results"][0]) {
         assert_eq!(result["status"], "expected_difference", "{result:#}");
         assert_eq!(result["limits"], serde_json::json!(["signs_always_on"]));
     }
+    // Neither norm correction nor any width but 4 bits was ever published.
+    let unpublished = |result: &Value, what: &str| {
+        assert_eq!(result["status"], "skipped", "{result:#}");
+        assert!(result.to_string().contains(what), "{result:#}");
+    };
+    corrected.iter().for_each(|c| unpublished(&c["results"][0], "norms without correction"));
+    let (_, wide) = report("quantize_kv", "d256 b8 srht", "1");
+    results(&wide).iter().for_each(|result| unpublished(result, "codes of 4 bits"));
+    assert!(!results(&wide).is_empty());
     let (_, narrow) = report("fwht", "d64", "8");
     assert!(results(&narrow).iter().all(|r| r["status"] == "skipped"), "{narrow:#}");
 }

@@ -8,6 +8,7 @@ use std::process::Output;
 use assert_cmd::Command;
 use serde_json::Value;
 use tempfile::TempDir;
+use wgtq::codec::{Bits, CodecSettings};
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::{LegName, WgpuLeg};
 use wgtq::sweep::gates::Gate;
@@ -262,7 +263,7 @@ fn gate_holds(gate: Gate) {
         return;
     }
     let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
-    let checked = gate.check(&mut leg).unwrap();
+    let checked = gate.check(&mut leg, CodecSettings::DEFAULT).unwrap();
     assert!(checked.passed && !checked.lines.is_empty(), "{:#?}", checked.lines);
 }
 
@@ -290,14 +291,14 @@ fn gates_fail_on_broken_kernels() {
     let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
     let contract = |stem| *wgtq::kernels::ALL.iter().find(|c| c.stem == stem).unwrap();
     for (gate, stem, from, to) in [
-        (Gate::GateRoundTripIdentity, "quantize_kv", "z > boundaries[", "z < boundaries["),
+        (Gate::GateRoundTripIdentity, "quantize_kv", "z > table[", "z < table["),
         (Gate::GateRoundTripIdentity, "fwht", "* INV_SQRT_HEAD_DIM", "* 0.062"),
         (Gate::GateMultistepSelfCheck, "flash_attn_vec_tq", "params.ring_start, ", "0u, "),
     ] {
         let original = contract(stem).wgsl;
         assert!(original.contains(from), "{stem}: {from}");
         leg.replace_source(stem, &original.replace(from, to));
-        let passed = gate.check(&mut leg).is_ok_and(|c| c.passed);
+        let passed = gate.check(&mut leg, CodecSettings::DEFAULT).is_ok_and(|c| c.passed);
         assert!(!passed, "{} passes with {stem}: {from} -> {to}", gate.as_str());
         leg.replace_source(stem, original);
     }
@@ -497,6 +498,127 @@ fn a_sweep_of_another_shape_has_the_same_report() {
     assert_eq!(output.status.code(), Some(code));
 }
 
+/// Nothing is registered for these codecs: theory is what there is to compare with.
+#[test]
+fn other_codecs_get_theory_and_no_registered_verdict() {
+    if without_gpu() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("a");
+    let html = folder.path().join("a.html");
+    let output = wgtq(&[
+        "sweep",
+        "--out",
+        out.to_str().unwrap(),
+        "--html",
+        html.to_str().unwrap(),
+        "--num-heads=4",
+        "--num-kv-heads=2",
+        "--head-dim=128",
+        "--kv-capacity=256",
+        "--scale=0.0884",
+        "--lengths=128,200",
+        "--at-position=200",
+        "--positions=150,200",
+        "--at-length=128",
+        "--sliding-window=0",
+        "--k-bits=8",
+        "--v-bits=3",
+        "--norm-correction",
+    ]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{}{text}", stderr(&output));
+    assert!(text.contains("NOT_REGISTERED: the band is registered for 4-bit K and V"), "{text}");
+    assert!(text.contains("K at 8 and V at 3 bits with norm correction have none"), "{text}");
+    let audit = read(&out.join("audit.json"));
+    assert_eq!(violations("audit", &audit), Vec::<String>::new());
+    assert_eq!((&audit["verdict"], &audit["band"]), (&"NOT_REGISTERED".into(), &Value::Null));
+    let regime = &audit["regime"];
+    assert_eq!((&regime["k_bits"], &regime["v_bits"]), (&8.into(), &3.into()));
+    assert_eq!(regime["norm_correction"], true);
+    for row in ["sweep_A", "sweep_B"].iter().flat_map(|s| audit[*s].as_array().unwrap()) {
+        assert_eq!(row["band_ok"], Value::Null);
+        assert!(row["dequant_oracle_nrmse"].as_f64().unwrap() < 5e-6, "{row}");
+        // V at 3 bits makes all of the error.
+        let closed = row["theory"]["closed_form_nrmse"].as_f64().unwrap();
+        assert!((closed / 0.034f64.sqrt() - 1.0).abs() < 0.02, "{closed}");
+        assert!((row["nrmse"].as_f64().unwrap() / closed - 1.0).abs() < 0.2, "{row}");
+    }
+    for row in audit["ring_wrap"].as_array().unwrap() {
+        assert_eq!(row["positions_visited"], serde_json::json!([64, 64]));
+        assert_eq!(row["band_ok"], Value::Null);
+    }
+    // Gates run with the codec that is measured, and say so.
+    for gate in audit["regression_gates"].as_array().unwrap() {
+        let command = gate["command"].to_string();
+        assert!(command.contains("--k-bits=8") && command.contains("--v-bits=3"), "{command}");
+        assert_eq!(gate["status"], "PASS", "{gate}");
+    }
+    assert!(std::fs::read_to_string(html).unwrap().contains("no band is registered"));
+
+    // It compares with itself; points of another codec are other points.
+    let path = out.join("audit.json");
+    let compare = |other: &Path| {
+        let output = wgtq(&["compare", path.to_str().unwrap(), other.to_str().unwrap()]);
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let (code, table) = compare(&path);
+    assert!(code == Some(0) && table.contains("NO REGRESSION"), "{table}");
+    let mut other = audit;
+    other["regime"]["k_bits"] = 6.into();
+    let other_path = folder.path().join("other.json");
+    std::fs::write(&other_path, other.to_string()).unwrap();
+    let (code, table) = compare(&other_path);
+    assert!(code != Some(0), "{table}");
+}
+
+#[test]
+fn multistep_with_other_widths_has_no_verdict_and_a_smaller_floor() {
+    if without_gpu() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("m");
+    let args = ["replay", "--multistep", "--k-bits", "8", "--v-bits", "6", "--rotation", "srht"];
+    let output = wgtq(&[&args[..], &["--out", out.to_str().unwrap()]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report = read(&folder.path().join("m.json"));
+    assert_eq!(violations("multistep", &report), Vec::<String>::new());
+    assert_eq!(report["overall_verdict"], "not_registered");
+    let codec = serde_json::json!(
+        { "rotation": "srht", "k_bits": 8, "v_bits": 6, "norm_correction": false }
+    );
+    assert_eq!(report["codec"], codec);
+    for (row, at_4_bits) in report["rows"].as_array().unwrap().iter().zip(MULTISTEP) {
+        assert_eq!(row["verdict"], "not_registered");
+        assert!(row["dequant_oracle_nrmse"].as_f64().unwrap() < 2e-5, "{row}");
+        assert!(row["independent_floor_nrmse"].as_f64().unwrap() < 0.6 * at_4_bits, "{row}");
+    }
+    let markdown = std::fs::read_to_string(folder.path().join("m.md")).unwrap();
+    assert!(markdown.contains("what K at 8 and V at 6 bits (srht) cost"), "{markdown}");
+    assert!(markdown.contains("there is none here"), "{markdown}");
+}
+
+/// A gate must see a kernel that is wrong at the widths measured and right at 4 bits.
+#[test]
+fn gates_fail_on_a_kernel_that_is_broken_at_the_measured_width_only() {
+    if without_gpu() {
+        return;
+    }
+    let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
+    let original = wgtq::kernels::quantize_kv::CONTRACT.wgsl;
+    let wrong = original.replace("c * BITS - 32u * w);", "c * 4u - 32u * w);");
+    assert_ne!(wrong, original);
+    leg.replace_source("quantize_kv", &wrong);
+    let five = CodecSettings { v_bits: Bits::B5, ..CodecSettings::DEFAULT };
+    let mut passes = |codec| {
+        Gate::GateRoundTripIdentity.check(&mut leg, codec).is_ok_and(|checked| checked.passed)
+    };
+    assert!(passes(CodecSettings::DEFAULT));
+    assert!(!passes(five));
+}
+
 #[test]
 fn flags_that_a_mode_would_ignore_are_errors() {
     let folder = TempDir::new().unwrap();
@@ -512,6 +634,10 @@ fn flags_that_a_mode_would_ignore_are_errors() {
         (vec!["--production-faithful", "--manifest", "m.json"], "--manifest"),
         (vec!["--singlestep", "--manifest", "m.json", "--seed", "1"], "--seed"),
         (vec!["--manifest", "m.json", "--session", "s"], "--session"),
+        (vec!["--manifest", "m.json", "--bits", "8"], "--bits"),
+        (vec!["--manifest", "m.json", "--rotation", "srht"], "--rotation"),
+        (vec!["--multistep", "--bits", "8", "--v-bits", "4"], "cannot be used with"),
+        (vec!["--multistep", "--k-bits", "1"], "--k-bits"),
         (vec!["--multistep", "--production-faithful"], "cannot be used with"),
         (vec!["--singlestep"], "--manifest"),
     ] {
@@ -521,7 +647,8 @@ fn flags_that_a_mode_would_ignore_are_errors() {
         assert_eq!(stderr(&output).trim_end().lines().count(), 1, "{}", stderr(&output));
     }
     for (args, word) in [
-        (["--bits", "5"], "--bits"),
+        (["--bits", "7"], "--bits"),
+        (["--v-bits", "04"], "--v-bits"),
         (["--lengths", "2000"], "kv_seq_len"),
         (["--lengths", "0"], "kv_seq_len"),
         (["--num-heads", "7"], "num_heads"),

@@ -7,6 +7,7 @@
 
 const ROW_WORDS = HEAD_DIM * BITS / 32u;
 const BLOCK_THREADS = ROW_THREADS / NORMS_PER_POS; // threads whose coordinates share a norm
+const BLOCK_DIM = f32(HEAD_DIM / NORMS_PER_POS);   // those coordinates
 
 struct Params {
     head_dim: u32,
@@ -24,7 +25,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> norms: array<f32>;   // [kv_head][slot][block]
 @group(0) @binding(3) var<uniform> params: Params;
 
-var<workgroup> boundaries: array<f32, 1u << BITS>;
+var<workgroup> table: array<f32, 1u << BITS>; // boundaries; for the norm correction then centroids
 var<workgroup> squares: array<f32, WORKGROUP_SIZE>;
 var<workgroup> codes: array<u32, ROWS_PER_WORKGROUP * HEAD_DIM>; // [row][coord]
 
@@ -32,9 +33,18 @@ var<workgroup> codes: array<u32, ROWS_PER_WORKGROUP * HEAD_DIM>; // [row][coord]
 fn nearest(z: f32) -> u32 {
     var code = 0u;
     for (var step = 1u << (BITS - 1u); step > 0u; step >>= 1u) {
-        code += select(0u, step, z > boundaries[code + step - 1u]);
+        code += select(0u, step, z > table[code + step - 1u]);
     }
     return code;
+}
+
+// Sum of the squares of the block whose first thread is `first`.
+fn block_sum(first: u32) -> f32 {
+    var sum = 0.0;
+    for (var i = 0u; i < BLOCK_THREADS; i++) {
+        sum += squares[first + i];
+    }
+    return sum;
 }
 
 // Word w of a row: its codes as a stream, first coordinate in the lowest bits.
@@ -62,9 +72,9 @@ fn main(
     let kv_head = source % params.num_kv_heads;
 
     // Phase 1: load, sign; boundaries to workgroup memory.
-    var table = BOUNDARIES;
+    var boundaries = BOUNDARIES;
     for (var i = tid; i < (1u << BITS) - 1u; i += WORKGROUP_SIZE) {
-        boundaries[i] = table[i];
+        table[i] = boundaries[i];
     }
     var x: Octet;
     for (var m = 0u; m < 4u; m++) {
@@ -90,14 +100,11 @@ fn main(
     workgroupBarrier();
     let block = t / BLOCK_THREADS;
     let first = local_row * ROW_THREADS + block * BLOCK_THREADS;
-    var sum = 0.0;
-    for (var i = 0u; i < BLOCK_THREADS; i++) {
-        sum += squares[first + i];
-    }
+    let sum = block_sum(first);
     var norm = sqrt(sum);
     var scale = SQRT_HEAD_DIM;
     if (NORMS_PER_POS == 2u) {
-        norm = sqrt(sum / f32(HEAD_DIM / NORMS_PER_POS));
+        norm = sqrt(sum / BLOCK_DIM);
         scale = params.scale_factor_d512;
     }
     scale = select(scale / norm, 0.0, norm <= ZERO_NORM);
@@ -109,7 +116,28 @@ fn main(
     }
     workgroupBarrier();
 
-    // Phase 5: pack and store. In a sliding run longer than the cache, the newest token of a slot wins.
+    // Phase 5: with norm correction, the norm with which the decoded block is as long as this one.
+    // Every thread has read the boundaries and the squares: both arrays are free.
+    if (NORM_CORRECTION) {
+        var levels = CODEBOOK;
+        for (var i = tid; i < 1u << BITS; i += WORKGROUP_SIZE) {
+            table[i] = levels[i];
+        }
+        workgroupBarrier();
+        var decoded = 0.0;
+        for (var m = 0u; m < 8u; m++) {
+            let level = table[codes[local_row * HEAD_DIM + 8u * t + m]];
+            decoded += level * level;
+        }
+        squares[tid] = decoded;
+        workgroupBarrier();
+        norm /= sqrt(block_sum(first) / BLOCK_DIM);
+        if (NORMS_PER_POS == 2u) {
+            norm *= params.scale_factor_d512;
+        }
+    }
+
+    // Phase 6: pack and store. In a sliding run longer than the cache, the newest token of a slot wins.
     var slot = params.write_pos + token;
     var overwritten = false;
     if (params.is_sliding != 0u) {

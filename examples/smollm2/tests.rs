@@ -2,7 +2,11 @@
 
 use candle_core::quantized::gguf_file::Value;
 use wgtq::codec::Ring;
+use wgtq::gpu::device::{Gpu, Selection};
+use wgtq::legs::{LegName, WgpuLeg};
 use wgtq::replay::manifest::{Input, Unquantised};
+use wgtq::replay::report::Status;
+use wgtq::replay::singlestep::{Request, Singlestep};
 
 use crate::attention::{Attention, BitPair, Kind};
 use crate::capture::Step;
@@ -118,6 +122,8 @@ fn repeats_differ_by_rounding_and_show_their_spread() {
     assert!((once.ratio - thrice.ratio).abs() < 1e-3, "{once:?} {thrice:?}");
 }
 
+/// An 8-bit code is next to a boundary sixteen times as often as a 4-bit one, and rounding then turns
+/// it; one that is turned moves its row by half a percent, which one of fourteen tokens passes on.
 #[test]
 fn the_gpu_attends_as_the_oracle() {
     if without_gpu() {
@@ -125,17 +131,38 @@ fn the_gpu_attends_as_the_oracle() {
     }
     let model = Gguf::new().model().unwrap();
     let tokens = model.vocabulary.encode("the 42 heaters").unwrap();
-    let run = |kind: Kind, parts: &[&[u32]]| {
-        let mut cache = kind.open(model.shape, bits("4/4"), tokens.len()).unwrap();
+    let run = |kind: Kind, pair, parts: &[&[u32]]| {
+        let mut cache = kind.open(model.shape, bits(pair), tokens.len()).unwrap();
         logits(&model, cache.as_mut(), parts)
     };
-    let want = run(Kind::Oracle, &[&tokens]);
-    let got = run(Kind::Gpu, &[&tokens[..6], &tokens[6..7], &tokens[7..]]);
-    assert!(nrmse(&got, &want) < 1e-5, "{:e}", nrmse(&got, &want));
+    let parts: &[&[u32]] = &[&tokens[..6], &tokens[6..7], &tokens[7..]];
+    for (pair, tolerance) in [("4/4", 1e-5), ("3/5", 1e-5), ("8/4", 1e-3)] {
+        let want = run(Kind::Oracle, pair, &[&tokens]);
+        let got = run(Kind::Gpu, pair, parts);
+        assert!(nrmse(&got, &want) < tolerance, "{pair}: {:e}", nrmse(&got, &want));
+    }
+    let other = nrmse(&run(Kind::Gpu, "4/8", parts), &run(Kind::Oracle, "8/4", &[&tokens]));
+    assert!(other > 1e-2, "K and V widths changed places: {other:e}");
+}
 
+#[test]
+fn the_gpu_counts_its_bytes_and_refuses_what_does_not_fit() {
+    if without_gpu() {
+        return;
+    }
+    let model = Gguf::new().model().unwrap();
+    let tokens = model.vocabulary.encode("the heaters").unwrap();
+    for pair in ["4/4", "8/4"] {
+        let bytes = |kind: Kind| kind.open(model.shape, bits(pair), 9).unwrap().bytes_per_token();
+        assert_eq!(bytes(Kind::Gpu), bytes(Kind::Oracle), "{pair}");
+    }
     let mut small = Kind::Gpu.open(model.shape, bits("4/4"), 3).unwrap();
-    let full = model.forward(&tokens, 0, small.as_mut()).unwrap_err().to_string();
-    assert_eq!(full, format!("cache: need room for 0 + {} tokens, found 3", tokens.len()));
+    let long = model.forward(&tokens, 0, small.as_mut()).unwrap_err().to_string();
+    let want = format!("KvCache: tokens of a step: need 1 to 3, found {}", tokens.len());
+    assert_eq!(long, want);
+    model.forward(&tokens[..3], 0, small.as_mut()).unwrap();
+    let full = model.forward(&tokens[..1], 3, small.as_mut()).unwrap_err().to_string();
+    assert_eq!(full, "KvCache: layer 0: need room for 4 positions, found 3");
 }
 
 #[test]
@@ -161,6 +188,22 @@ fn a_capture_is_a_manifest_with_the_full_unquantised_cache() {
         assert!(difference.abs() < 1e-5, "token {i} in slot {slot}: norm off by {difference}");
     }
 
+    for pair in ["8/3", "2/6", "5/4"] {
+        step.write(folder.path(), Ring::new(16, 13, stored).unwrap(), bits(pair)).unwrap();
+        replays(&Input::load(&folder.path().join("manifest.json")).unwrap(), pair);
+    }
+
     let layer = Step::record(&model, &tokens, 2).unwrap_err().to_string();
     assert_eq!(layer, "--layer: need less than 2, found 2");
+}
+
+/// The captured step through the kernels, at the widths that it was captured with.
+fn replays(input: &Input, pair: &str) {
+    assert_eq!(BitPair { k: input.codec.k_bits, v: input.codec.v_bits }.to_string(), pair);
+    if without_gpu() {
+        return;
+    }
+    let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
+    let replayed = Singlestep::new(input, Request::default()).unwrap().run(&mut leg).unwrap();
+    assert_eq!(replayed.entry.status, Status::Pass, "{pair}: {}", replayed.entry.reason);
 }

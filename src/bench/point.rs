@@ -185,7 +185,7 @@ impl Point {
 
     fn pipeline(&self, gpu: &Gpu, plan: &KernelPlan) -> Result<RawKernel, DriverError> {
         let checks = if self.leg == LegName::Wgsl { Checks::Checked } else { Checks::Trusted };
-        let options = Options { checks, cache: None };
+        let options = Options { checks, ..Options::default() };
         let device = &gpu.device;
         if self.leg == LegName::WgslSpirv {
             let code = PassthroughCode::SpirV(spirv::compile(plan)?);

@@ -150,7 +150,7 @@ fn cells(change: &Change) -> [String; 7] {
     let side = |side: &Option<Side>| side.as_ref().map_or("-".to_owned(), |s| cell(s, status));
     [
         change.what.words().to_owned(),
-        change.kernel.replacen("flash_attn_vec", "attn_vec", 1),
+        change.kernel.replacen("flash_attn_", "attn_", 1),
         change.case.clone(),
         leg,
         side(&change.a),

@@ -7,7 +7,7 @@ use wgtq::gpu::device::Selection;
 use wgtq::legs::LegName;
 use wgtq::sweep::gates::Gate;
 
-use super::{GpuArgs, MslArgs};
+use super::{CodecArgs, GpuArgs, MslArgs};
 
 /// Run one gate of the production sweep.
 #[derive(Debug, clap::Args)]
@@ -17,6 +17,8 @@ pub struct Args {
     /// Who executes the kernels
     #[arg(long, value_enum, default_value = "wgsl")]
     leg: LegName,
+    #[command(flatten)]
+    codec: CodecArgs,
     #[command(flatten)]
     gpu: GpuArgs,
     #[command(flatten)]
@@ -28,7 +30,7 @@ impl Args {
     pub fn run(self) -> Result<ExitCode, DriverError> {
         let mut leg = self.msl.open(self.leg, &Selection::from(self.gpu))?;
         super::note(&format!("adapter: {}", leg.adapter().line()));
-        let checked = self.gate.check(leg.as_mut())?;
+        let checked = self.gate.check(leg.as_mut(), self.codec.into())?;
         super::print(&checked.lines.join("\n"));
         Ok(if checked.passed { ExitCode::SUCCESS } else { ExitCode::from(2) })
     }

@@ -22,7 +22,7 @@ pub struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     List(List),
-    Export(Export),
+    Export(Box<Export>),
 }
 
 /// List the kernels with their buffers.
@@ -47,17 +47,29 @@ struct Export {
     #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(ALL.iter().map(|c| c.stem)))]
     kernel: Vec<String>,
     /// Head dims
-    #[arg(long, required = true, value_delimiter = ',', value_parser = head_dim)]
+    #[arg(long, required = true, value_delimiter = ',', value_parser = super::head_dim)]
     head_dim: Vec<HeadDim>,
-    /// Bits of a code
-    #[arg(long, default_value = "4", value_delimiter = ',', value_parser = bits)]
+    /// Bits of a code, the same for K and V [default: 4]
+    #[arg(
+        long, value_name = "N", value_delimiter = ',', value_parser = super::bits,
+        conflicts_with_all = ["k_bits", "v_bits"],
+    )]
     bits: Vec<Bits>,
+    /// Bits of a K code; attention is exported for each with each of --v-bits [default: 4]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = super::bits)]
+    k_bits: Vec<Bits>,
+    /// Bits of a V code [default: 4]
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = super::bits)]
+    v_bits: Vec<Bits>,
     /// Query heads a KV head
     #[arg(long, default_value = "1", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=256))]
     ratio: Vec<u32>,
     /// Rotations
     #[arg(long, value_enum, default_value = "plain", value_delimiter = ',')]
     rotation: Vec<RotationArg>,
+    /// Encoders that store norms with which decoded rows keep their norm exactly
+    #[arg(long)]
+    norm_correction: bool,
     /// Threads that are sure to share a subgroup on every device the code will run on: a power of
     /// two from 4 to 128, or none. Without it, none, and 32 for MSL
     #[arg(long, value_parser = subgroup_size)]
@@ -68,16 +80,6 @@ struct Export {
     /// Print the contracts as one JSON array
     #[arg(long)]
     json: bool,
-}
-
-fn head_dim(text: &str) -> Result<HeadDim, String> {
-    let number = text.parse().map_err(|_| "need 64, 128, 256 or 512".to_owned())?;
-    HeadDim::new(number).map_err(|e| e.to_string())
-}
-
-fn bits(text: &str) -> Result<Bits, String> {
-    let number = text.parse().map_err(|_| "need a number of bits".to_owned())?;
-    Bits::new(number).map_err(|e| e.to_string())
 }
 
 /// A subgroup size as a flag.
@@ -198,12 +200,24 @@ impl Export {
         ALL.iter().copied().filter(wanted)
     }
 
+    /// The pairs of K and V widths.
+    fn widths(&self) -> Vec<[Bits; 2]> {
+        if !self.bits.is_empty() {
+            return self.bits.iter().map(|&bits| [bits; 2]).collect();
+        }
+        let or_4 =
+            |widths: &[Bits]| if widths.is_empty() { vec![Bits::B4] } else { widths.to_vec() };
+        let (k_bits, v_bits) = (or_4(&self.k_bits), or_4(&self.v_bits));
+        k_bits.iter().flat_map(|&k| v_bits.iter().map(move |&v| [k, v])).collect()
+    }
+
     fn choices(&self) -> Choices {
         Choices {
             head_dims: self.head_dim.clone(),
-            bits: self.bits.clone(),
+            bits: self.widths(),
             ratios: self.ratio.clone(),
             rotations: self.rotation.iter().map(|&r| Rotation::from(r)).collect(),
+            norm_correction: self.norm_correction,
         }
     }
 

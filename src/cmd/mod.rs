@@ -24,7 +24,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
-use wgtq::codec::Rotation;
+use wgtq::codec::{Bits, CodecSettings, HeadDim, Rotation};
 use wgtq::driver::DriverError;
 use wgtq::gpu::device::{Backend, Selection};
 use wgtq::legs::{Leg, LegName};
@@ -147,6 +147,81 @@ impl From<RotationArg> for Rotation {
             RotationArg::Srht => Self::Srht,
         }
     }
+}
+
+/// Flags that choose how K and V are encoded.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct CodecArgs {
+    /// Bits of a code of K and V: 2, 3, 4, 5, 6 or 8 [default: 4]
+    #[arg(long, value_name = "N", value_parser = bits, conflicts_with_all = ["k_bits", "v_bits"])]
+    bits: Option<Bits>,
+    /// Bits of a K code [default: 4]
+    #[arg(long, value_name = "N", value_parser = bits)]
+    k_bits: Option<Bits>,
+    /// Bits of a V code [default: 4]
+    #[arg(long, value_name = "N", value_parser = bits)]
+    v_bits: Option<Bits>,
+    /// Rotation of the codec [default: plain]
+    #[arg(long, value_enum)]
+    rotation: Option<RotationArg>,
+    /// Store norms with which decoded rows keep their norm exactly
+    #[arg(long)]
+    norm_correction: bool,
+}
+
+impl CodecArgs {
+    /// The first of these flags that was given.
+    pub fn given(&self) -> Option<&'static str> {
+        [
+            ("--bits", self.bits.is_some()),
+            ("--k-bits", self.k_bits.is_some()),
+            ("--v-bits", self.v_bits.is_some()),
+            ("--rotation", self.rotation.is_some()),
+            ("--norm-correction", self.norm_correction),
+        ]
+        .into_iter()
+        .find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    /// The same choice as flags, for a subprocess.
+    pub fn flags(codec: &CodecSettings) -> Vec<String> {
+        if *codec == CodecSettings::DEFAULT {
+            return Vec::new();
+        }
+        let mut flags = vec![
+            format!("--k-bits={}", codec.k_bits),
+            format!("--v-bits={}", codec.v_bits),
+            format!("--rotation={}", codec.rotation.name()),
+        ];
+        if codec.norm_correction {
+            flags.push("--norm-correction".to_owned());
+        }
+        flags
+    }
+}
+
+impl From<CodecArgs> for CodecSettings {
+    fn from(args: CodecArgs) -> Self {
+        Self {
+            rotation: args.rotation.unwrap_or_default().into(),
+            k_bits: args.bits.or(args.k_bits).unwrap_or(Self::DEFAULT.k_bits),
+            v_bits: args.bits.or(args.v_bits).unwrap_or(Self::DEFAULT.v_bits),
+            norm_correction: args.norm_correction,
+        }
+    }
+}
+
+/// Bits of a code as a flag's value.
+pub fn bits(text: &str) -> Result<Bits, String> {
+    let width = |bits: &Bits| bits.to_string() == text;
+    let refused = || "need 2, 3, 4, 5, 6 or 8".to_owned();
+    Bits::ALL.into_iter().find(width).ok_or_else(refused)
+}
+
+/// Coordinates of a head vector as a flag's value.
+pub fn head_dim(text: &str) -> Result<HeadDim, String> {
+    let number = text.parse().map_err(|_| "need 64, 128, 256 or 512".to_owned())?;
+    HeadDim::new(number).map_err(|e| e.to_string())
 }
 
 /// The output path less one trailing `.json`.

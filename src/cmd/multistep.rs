@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use wgtq::codec::CodecSettings;
 use wgtq::driver::{DriverError, Outputs, check_writable};
 use wgtq::sweep::multistep;
 
@@ -10,6 +11,7 @@ use wgtq::sweep::multistep;
 pub fn run(
     out: &Path,
     seed: u64,
+    codec: CodecSettings,
     legs: super::Legs<'_>,
     json_out: bool,
 ) -> Result<ExitCode, DriverError> {
@@ -20,7 +22,7 @@ pub fn run(
     check_writable(&markdown)?;
     let mut legs = legs.open()?;
     let bar = super::spinner();
-    let report = multistep::run(&mut legs, seed, |what| bar.set_message(what.to_owned()))?;
+    let report = multistep::run(&mut legs, seed, codec, |what| bar.set_message(what.to_owned()))?;
     bar.finish_and_clear();
 
     let (text, table) = (super::pretty(&report)?, report.markdown());

@@ -251,7 +251,7 @@ fn show(report: &Report) {
         report.cases.iter().flat_map(|c| &c.results).map(|r| (r.leg.as_str(), r.against.as_str())),
     );
     let header: Vec<String> =
-        kernels.iter().map(|k| k.replacen("flash_attn_vec", "flash_attn\n_vec", 1)).collect();
+        kernels.iter().map(|k| k.replacen("flash_attn_", "flash_attn\n_", 1)).collect();
     let header: Vec<&str> =
         std::iter::once("leg").chain(header.iter().map(String::as_str)).collect();
     let mut table = super::table(&header);

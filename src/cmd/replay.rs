@@ -8,19 +8,20 @@ use wgtq::driver::{DriverError, Outputs, check_writable};
 use wgtq::gpu::device::Selection;
 use wgtq::legs::LegName;
 use wgtq::replay::manifest::Input;
-use wgtq::replay::report::{CodecReport, Entry, Report, SCHEMA, ShapeReport};
+use wgtq::replay::report::{Entry, Report, SCHEMA, ShapeReport};
 use wgtq::replay::singlestep::{Request, Singlestep};
 use wgtq::replay::{Canary, Oracle, Variation};
 use wgtq::sweep::REGISTERED_SEED;
 use wgtq::sweep::production::Plan;
 
-use super::{GpuArgs, MslArgs};
+use super::{CodecArgs, GpuArgs, MslArgs};
 
 /// Replay decode steps through the kernels and compare them with the f64 oracles.
 ///
 /// Singlestep (the default) replays captured inputs and writes `<out>.json` and
 /// `<out>_sdpa_out.bin` (f32 `[heads, head_dim]`; further legs add `.<leg>.bin`). Multistep and
-/// production-faithful make their own data. A flag that the mode would ignore is an error.
+/// production-faithful make their own data; their verdicts are registered for the default codec, with
+/// another one they print what theory expects. A flag that the mode would ignore is an error.
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("mode").args(["singlestep", "multistep", "production_faithful"])))]
 pub struct Args {
@@ -59,6 +60,8 @@ pub struct Args {
     /// Also write a self-contained HTML page (production-faithful)
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    #[command(flatten)]
+    codec: CodecArgs,
     /// Where to write; a trailing .json is dropped to make the stem
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
@@ -138,7 +141,14 @@ impl Args {
                 });
             }
         }
-        Ok(())
+        match self.codec.given() {
+            Some(flag) if mode == Singlestep => Err(DriverError::Argument {
+                flag,
+                need: "mode multistep or production-faithful".to_owned(),
+                found: format!("mode {}, whose manifest names the codec", mode.name()),
+            }),
+            _ => Ok(()),
+        }
     }
 
     /// Runs the sub-command.
@@ -150,10 +160,12 @@ impl Args {
             Mode::Multistep => {
                 let seed = self.seed.unwrap_or(REGISTERED_SEED);
                 let legs = super::Legs { names: &self.leg, gpu: self.gpu, msl: self.msl };
-                super::multistep::run(&self.out, seed, legs, self.json)
+                super::multistep::run(&self.out, seed, self.codec.into(), legs, self.json)
             }
             Mode::ProductionFaithful => {
-                let plan = Plan::registered(self.session.unwrap_or_else(|| "wgtq".to_owned()));
+                let session = self.session.unwrap_or_else(|| "wgtq".to_owned());
+                let mut plan = Plan::registered(session);
+                plan.shape.codec = self.codec.into();
                 let request = super::sweep::Request {
                     out: &self.out,
                     html: self.html.as_deref(),
@@ -269,12 +281,7 @@ fn report(input: &Input, legs: Vec<Entry>) -> Result<Report, DriverError> {
             softcap: p.softcap,
             ring_start: p.ring_start,
         },
-        codec: CodecReport {
-            rotation: input.codec.rotation.name(),
-            k_bits: input.codec.bits.get(),
-            v_bits: input.codec.bits.get(),
-            norm_correction: input.codec.norm_correction,
-        },
+        codec: input.codec.into(),
         first,
         legs,
     })
@@ -283,7 +290,7 @@ fn report(input: &Input, legs: Vec<Entry>) -> Result<Report, DriverError> {
 fn show(report: &Report, json: &Path) {
     let p = &report.params;
     super::print(&format!(
-        "{}\n{} query heads, {} KV heads, head_dim {}, {} of {} positions from slot {}, {}, {}/{} bits",
+        "{}\n{} query heads, {} KV heads, head_dim {}, {} of {} positions from slot {}, {}, {}/{} bits{}",
         report.manifest,
         p.num_heads,
         p.num_kv_heads,
@@ -294,6 +301,7 @@ fn show(report: &Report, json: &Path) {
         report.codec.rotation,
         report.codec.k_bits,
         report.codec.v_bits,
+        if report.codec.norm_correction { ", norms corrected" } else { "" },
     ));
     for e in &report.legs {
         let number = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2e}"));

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use indicatif::ProgressBar;
-use wgtq::codec::{Bits, HeadDim};
+use wgtq::codec::HeadDim;
 use wgtq::driver::{DriverError, Outputs, check_writable};
 use wgtq::legs::LegName;
 use wgtq::sweep::audit::Audit;
@@ -13,12 +13,13 @@ use wgtq::sweep::production::{self, Place, Plan, Progress};
 use wgtq::sweep::verdict::Verdict;
 use wgtq::sweep::{REGISTERED_SEED, Shape, html};
 
-use super::{GpuArgs, Legs, MslArgs, RotationArg};
+use super::{CodecArgs, GpuArgs, Legs, MslArgs};
 
 /// Sweep lengths and positions of a shape of your own, with the data, gates and report of the
 /// registered sweep (`wgtq replay --production-faithful`).
 ///
-/// Writes `<out>/audit.json`. Exit code 2 when a gate fails or a point lies outside the band.
+/// Writes `<out>/audit.json`. Exit code 2 when a gate fails or a point lies outside the band. The
+/// band is registered for 4-bit K and V with norms as they are; other codecs have none.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Folder for audit.json; made if it is not there
@@ -63,12 +64,8 @@ pub struct Args {
     /// Window of the sliding mask; 0 means no window
     #[arg(long, default_value_t = 1024)]
     sliding_window: u32,
-    /// Bits of a code
-    #[arg(long, default_value_t = 4)]
-    bits: u32,
-    /// Rotation of the codec
-    #[arg(long, value_enum, default_value_t)]
-    rotation: RotationArg,
+    #[command(flatten)]
+    codec: CodecArgs,
     /// Seeds, decimal or 0x hexadecimal; each measures every point
     #[arg(long, value_parser = super::seed, value_delimiter = ',', default_value = "0x00C25EED")]
     seeds: Vec<u64>,
@@ -90,13 +87,6 @@ pub struct Args {
 impl Args {
     /// Runs the sub-command.
     pub fn run(self) -> Result<ExitCode, DriverError> {
-        if self.bits != Bits::B4.get() {
-            return Err(DriverError::Argument {
-                flag: "--bits",
-                need: "4".to_owned(),
-                found: self.bits.to_string(),
-            });
-        }
         let cap = self.kv_capacity;
         let place = |abs_pos, kv_seq_len| Place { abs_pos, kv_seq_len };
         let wraps = self.wrap_positions.unwrap_or_else(|| [cap, cap.saturating_add(26)].to_vec());
@@ -109,7 +99,7 @@ impl Args {
                 head_dim: HeadDim::new(self.head_dim)?,
                 kv_capacity: cap,
                 scale: self.scale,
-                rotation: self.rotation.into(),
+                codec: self.codec.into(),
             },
             sweep_a: self.lengths.iter().map(|&n| place(self.at_position, n)).collect(),
             sweep_b: self.positions.iter().map(|&p| place(p, self.at_length)).collect(),
@@ -151,7 +141,7 @@ pub fn run(plan: &Plan, request: &Request<'_>, on: Legs<'_>) -> Result<ExitCode,
     let mut legs = on.open()?;
 
     let bar = super::bar(plan.points() as u64);
-    let gates = run_gates(&names, &on, &bar)?;
+    let gates = run_gates(&names, &on, &CodecArgs::flags(&plan.shape.codec), &bar)?;
     let passed = gates.iter().all(|g| g.status == GateStatus::Pass);
     let audit = if passed {
         production::run(plan, &mut legs, gates, &mut Bar(&bar))?
@@ -183,6 +173,7 @@ pub fn run(plan: &Plan, request: &Request<'_>, on: Legs<'_>) -> Result<ExitCode,
 fn run_gates(
     legs: &[LegName],
     on: &Legs<'_>,
+    codec: &[String],
     bar: &ProgressBar,
 ) -> Result<Vec<GateRecord>, DriverError> {
     let executable = Executable::current()?;
@@ -190,7 +181,7 @@ fn run_gates(
     for &leg in legs {
         for gate in gates::ALL {
             bar.set_message(gate.as_str());
-            let record = executable.run(gate, leg, &on.flags(leg))?;
+            let record = executable.run(gate, leg, &[&on.flags(leg), codec].concat())?;
             let word = if record.status == GateStatus::Pass { "PASS" } else { "FAIL" };
             let line =
                 format!("{word} {} on {} ({} ms)", gate.as_str(), leg.as_str(), record.duration_ms);
@@ -224,7 +215,7 @@ fn show(audit: &Audit) {
     let mut table = super::table(&[
         "sweep", "leg", "pos", "n", "nrmse", "expected", "sigma", "flipped", "kernel", "band",
     ]);
-    let band = |ok: bool| if ok { "in" } else { "OUT" }.to_owned();
+    let band = |ok: Option<bool>| ok.map_or("-", |ok| if ok { "in" } else { "OUT" }).to_owned();
     let points =
         audit.sweep_a.iter().map(|r| ("A", r)).chain(audit.sweep_b.iter().map(|r| ("B", r)));
     for (sweep, r) in points {
@@ -270,7 +261,7 @@ fn show(audit: &Audit) {
     super::print(&format!("\n{}: {}", audit.verdict.as_str(), audit.verdict_reason));
     if audit.verdict == Verdict::BandPreFalsified {
         super::print(
-            "nrmse: what 4 bits cost; expected: the codec's theory at this logit spread; flipped: \
+            "nrmse: what the codec costs; expected: the codec's theory at this logit spread; flipped: \
              heads whose\nlargest score moved to another position; kernel: what the kernel itself adds. \
              The band is never widened.",
         );

@@ -3,12 +3,11 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use wgtq::codec::{Bits, Codec, HeadDim};
 use wgtq::driver::DriverError;
 use wgtq::params::FlashAttnVecTqParams;
 use wgtq::replay::synth::Synth;
 
-use super::RotationArg;
+use super::CodecArgs;
 
 /// Write a synthetic input of any shape: a manifest with its files, from a seed.
 ///
@@ -49,12 +48,8 @@ pub struct Args {
     /// Factor on dot(q, k) [default: 1 / sqrt(head_dim)]
     #[arg(long, allow_negative_numbers = true)]
     scale: Option<f32>,
-    /// Rotation of the codec
-    #[arg(long, value_enum, default_value_t)]
-    rotation: RotationArg,
-    /// Store norms with which decoded rows keep their norm exactly
-    #[arg(long)]
-    norm_correction: bool,
+    #[command(flatten)]
+    codec: CodecArgs,
     /// Seed, decimal or 0x hexadecimal
     #[arg(long, value_parser = super::seed, default_value = "0x00C25EED")]
     seed: u64,
@@ -63,7 +58,6 @@ pub struct Args {
 impl Args {
     /// Runs the sub-command.
     pub fn run(self) -> Result<ExitCode, DriverError> {
-        let head_dim = HeadDim::new(self.head_dim)?;
         let default_mask = if self.sliding_window > 0 { 2 } else { 1 };
         let synth = Synth {
             params: FlashAttnVecTqParams {
@@ -80,10 +74,7 @@ impl Args {
                 ring_start: self.ring_start,
                 scale_factor_d512: 1.0,
             },
-            codec: Codec {
-                norm_correction: self.norm_correction,
-                ..Codec::new(head_dim, Bits::B4, self.rotation.into())
-            },
+            codec: self.codec.into(),
             seed: self.seed,
         };
         let bar = super::spinner();

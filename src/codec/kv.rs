@@ -92,6 +92,51 @@ impl KvCodec {
     }
 }
 
+/// What is chosen of the codec of a cache of codes, in the manifest's words; the head dim is the
+/// model's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CodecSettings {
+    /// The rotation of K and V.
+    pub rotation: Rotation,
+    /// Width of a K code.
+    pub k_bits: Bits,
+    /// Width of a V code.
+    pub v_bits: Bits,
+    /// Whether norms are corrected, see [`Codec::norm_correction`].
+    pub norm_correction: bool,
+}
+
+impl CodecSettings {
+    /// Where nothing is said: the plain rotation, 4 bits for K and V, no norm correction.
+    pub const DEFAULT: Self = Self {
+        rotation: Rotation::Plain,
+        k_bits: Bits::B4,
+        v_bits: Bits::B4,
+        norm_correction: false,
+    };
+
+    /// K's codec.
+    pub const fn k(&self, head_dim: HeadDim) -> Codec {
+        self.of(head_dim, self.k_bits)
+    }
+
+    /// V's codec.
+    pub const fn v(&self, head_dim: HeadDim) -> Codec {
+        self.of(head_dim, self.v_bits)
+    }
+
+    const fn of(&self, head_dim: HeadDim, bits: Bits) -> Codec {
+        let norm_correction = self.norm_correction;
+        Codec { norm_correction, ..Codec::new(head_dim, bits, self.rotation) }
+    }
+}
+
+impl Default for CodecSettings {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ pub mod row;
 pub mod signs;
 
 use crate::error::{Error, Result};
-pub use kv::{KeyFormat, KvCodec, KvFormat};
+pub use kv::{CodecSettings, KeyFormat, KvCodec, KvFormat};
 pub use ring::Ring;
 
 /// Norms at or under this encode every coordinate as z = 0.
@@ -68,7 +68,7 @@ pub enum Bits {
     B2 = 2,
     /// Three bits, eight levels.
     B3 = 3,
-    /// Four bits, sixteen levels: what the kernels of this version take.
+    /// Four bits, sixteen levels.
     B4 = 4,
     /// Five bits, 32 levels.
     B5 = 5,
@@ -166,14 +166,6 @@ impl Codec {
     /// A codec with `scale_factor_d512` 1 and without norm correction.
     pub const fn new(head_dim: HeadDim, bits: Bits, rotation: Rotation) -> Self {
         Self { head_dim, bits, rotation, scale_factor_d512: 1.0, norm_correction: false }
-    }
-
-    /// Checks that the encoding kernel can write this codec. Kernels that decode need not know.
-    pub(crate) fn check_encoder_kernel(&self) -> Result<()> {
-        if self.norm_correction {
-            return Err(Error::param("norm_correction", "false for a kernel", true));
-        }
-        Ok(())
     }
 
     /// The norm of one block of rotated coordinates: L2 at D <= 256, RMS at 512.

@@ -23,7 +23,7 @@ pub struct KernelContract {
     pub kernel: String,
     /// One line on what it computes.
     pub summary: String,
-    /// What distinguishes the variant: head_dim, bits, ratio, rotation ..
+    /// What distinguishes the variant: head_dim, bits (attention: k_bits, v_bits), ratio, rotation ..
     pub variant: BTreeMap<String, String>,
     /// What it was exported as.
     pub target: Target,

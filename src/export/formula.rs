@@ -3,8 +3,9 @@
 
 use super::document::{Expression, Grid, Named};
 use super::variant::Variant;
-use crate::codec::{Codec, HeadDim, row};
+use crate::codec::{Codec, HeadDim, KeyFormat, Rotation, row};
 use crate::contract::{Contract, Language, Plan, Value};
+use crate::kernels::flash_attn_tile;
 
 /// How expressions are to be read, for the contract.
 pub(super) const SYNTAX: &str = "unsigned 64-bit integers; names are fields of the blocks, \
@@ -29,12 +30,55 @@ fn norms(slots: &str, codec: &Codec) -> Expression {
     rows(slots, "the f32 norms of a KV head and slot", bytes)
 }
 
-fn partials_or_output(head_dim: HeadDim) -> Expression {
+fn partials_or_output(rows: &str, head_dim: HeadDim) -> Expression {
     formula(
         "f32: one row a query head; with more than one split the partials instead, \
          nwg x (head_dim + 2) values a query head",
-        format!("4 * n_heads * (nwg == 1 ? {head_dim} : nwg * {})", head_dim.get() + 2),
+        format!("4 * {rows} * (nwg == 1 ? {head_dim} : nwg * {})", head_dim.get() + 2),
     )
+}
+
+/// Rows of pages and their norms, or a binding that is never read.
+fn pages(head_dim: HeadDim, format: KeyFormat) -> [Expression; 2] {
+    let slots = "num_pages * n_kv_heads * page_size";
+    let dense = |bytes| {
+        let row = rows(
+            slots,
+            "one dense row a page, KV head and slot",
+            bytes * u64::from(head_dim.get()),
+        );
+        [row, formula("anything: not read", "4")]
+    };
+    match format {
+        KeyFormat::F32 => dense(4),
+        KeyFormat::F16 => dense(2),
+        KeyFormat::Tq(bits) => {
+            let codec = Codec::new(head_dim, bits, Rotation::Plain);
+            [packed(slots, &codec), norms(slots, &codec)]
+        }
+    }
+}
+
+fn tile_sizes(p: &flash_attn_tile::Problem, contract: &Contract) -> Vec<Expression> {
+    let queries = "num_tokens * n_heads";
+    let [k, k_norms] = pages(p.head_dim, p.k);
+    let [v, v_norms] = pages(p.head_dim, p.v);
+    vec![
+        block(contract),
+        rows(queries, "one f32 row a token and query head", 4 * u64::from(p.head_dim.get())),
+        rows(
+            "num_sequences",
+            "one record of seven u32 a sequence: first_token, query_tokens, \
+             position, kv_seq_len, ring_start, kv_capacity, first_block",
+            28,
+        ),
+        rows("num_blocks", "the page of each block", 4),
+        k,
+        k_norms,
+        v,
+        v_norms,
+        partials_or_output(queries, p.head_dim),
+    ]
 }
 
 fn block(contract: &Contract) -> Expression {
@@ -84,7 +128,7 @@ pub(super) fn sizes(variant: &Variant, contract: &Contract) -> Vec<Expression> {
                 norms(slots, codec),
                 packed(slots, codec),
                 norms(slots, codec),
-                partials_or_output(codec.head_dim),
+                partials_or_output("n_heads", codec.head_dim),
             ]
         }
         Variant::FlashAttnVec(p) => {
@@ -95,7 +139,7 @@ pub(super) fn sizes(variant: &Variant, contract: &Contract) -> Vec<Expression> {
                 rows("n_heads", "one f32 row a query head", row(p.head_dim)),
                 dense.clone(),
                 dense,
-                partials_or_output(p.head_dim),
+                partials_or_output("n_heads", p.head_dim),
             ]
         }
         Variant::FlashAttnVecReduce(p) => vec![
@@ -107,6 +151,7 @@ pub(super) fn sizes(variant: &Variant, contract: &Contract) -> Vec<Expression> {
             rows("nrows", "f32 rows", row(p.head_dim)),
             block(contract),
         ],
+        Variant::FlashAttnTile(p) => tile_sizes(p, contract),
     }
 }
 
@@ -127,6 +172,16 @@ pub(super) fn grid(variant: &Variant, plan: &Plan) -> Grid {
             let count = format!("nrows * {}", constant(plan, "PARTS"));
             spread(&count, 1, "part of a row")
         }
+        Variant::FlashAttnTile(p) => Grid {
+            words: format!(
+                "{} queries (heads of tokens) a workgroup; KV heads and splits; sequences",
+                p.queries()
+            ),
+            bindings: Vec::new(),
+            x: format!("ceil_div(max_query_tokens * {}, {})", constant(plan, "GQA"), p.queries()),
+            y: "n_kv_heads * splits".to_owned(),
+            z: "num_sequences".to_owned(),
+        },
         Variant::FlashAttnVecTq(_) | Variant::FlashAttnVec(_) => {
             let groups = constant(plan, "GROUPS_PER_KV");
             Grid {
@@ -188,14 +243,19 @@ const MEANINGS: &[(&str, &str)] = &[
     ("kv_capacity", "slots a KV head, at least 1"),
     ("kv_seq_len", "positions stored, at most kv_capacity"),
     ("mask_type", "0 none, 1 causal, 2 sliding window"),
+    ("max_query_tokens", "most query tokens of one sequence, or more"),
     ("n_heads", "query heads"),
     ("n_kv_heads", "KV heads, at least 1"),
     ("norms_per_pos", "norms a position"),
     ("nrows", "rows: query heads, at least 1"),
+    ("num_blocks", "entries of block_table, at least 1"),
     ("num_heads", "rows (heads, or heads x tokens), at least 1"),
     ("num_kv_heads", "KV heads, at least 1"),
+    ("num_pages", "pages of k and v, at least 1"),
+    ("num_sequences", "sequences, at least 1"),
     ("num_tokens", "tokens or positions, at least 1; num_kv_heads x num_tokens under 2^32"),
     ("nwg", "splits of the context, 1 to 256; with more than 1, dst holds partials to be merged"),
+    ("page_size", "slots of a page, at least 1; a contiguous cache is one page"),
     ("read_pos", "slot of the first position, less than cache_capacity"),
     ("ring_start", "slot of the oldest position, less than kv_capacity"),
     ("rms_probe_enabled", "published debugging probe that these kernels do not have"),
@@ -203,6 +263,8 @@ const MEANINGS: &[(&str, &str)] = &[
     ("scale_factor_d512", "scale between block norm and codebook at head_dim 512, above 0; 1 else"),
     ("sliding_window", "newest positions that are visible with mask_type 2; 0 is no window"),
     ("softcap", "c tanh(score / c) when c is above 0; 0 is off"),
+    ("split_base", "first slot of the partials that the dispatch writes; 0 where nwg is 1"),
+    ("splits", "slots that the dispatch writes, at least 1; split_base + splits at most nwg"),
     ("write_pos", "slot of the first token, less than cache_capacity"),
 ];
 

@@ -1,11 +1,12 @@
 //! The variants of the kernels: what decides a text, as values.
 
-use crate::codec::{Bits, Codec, Direction, HeadDim, Rotation};
+use crate::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use crate::contract::{Caps, Contract, Language, Plan};
 use crate::error::Result;
 use crate::kernels::flash_attn_vec::KvType;
 use crate::kernels::{
-    dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_kv,
+    dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
+    quantize_kv,
 };
 
 /// One kernel at one shape.
@@ -23,6 +24,8 @@ pub enum Variant {
     FlashAttnVec(flash_attn_vec::Problem),
     /// `flash_attn_vec_reduce`.
     FlashAttnVecReduce(flash_attn_vec_reduce::Problem),
+    /// `flash_attn_tile`.
+    FlashAttnTile(flash_attn_tile::Problem),
 }
 
 /// The values that variants are made of.
@@ -30,12 +33,14 @@ pub enum Variant {
 pub struct Choices {
     /// Coordinates of a head vector.
     pub head_dims: Vec<HeadDim>,
-    /// Widths of a code.
-    pub bits: Vec<Bits>,
+    /// Widths of K and V codes. Attention has a text a pair, the other kernels one a width.
+    pub bits: Vec<[Bits; 2]>,
     /// Query heads a KV head.
     pub ratios: Vec<u32>,
     /// Rotations.
     pub rotations: Vec<Rotation>,
+    /// Whether encoders correct norms.
+    pub norm_correction: bool,
 }
 
 impl Variant {
@@ -53,33 +58,36 @@ impl Variant {
     }
 
     fn of_head_dim(contract: &Contract, head_dim: HeadDim, choices: &Choices) -> Vec<Self> {
-        let codecs = |rotations: &[Rotation]| -> Vec<Codec> {
-            let rotated = |&bits| rotations.iter().map(move |&r| Codec::new(head_dim, bits, r));
-            choices.bits.iter().flat_map(rotated).collect()
-        };
+        let widths = choices.bits.iter().flatten();
         // Decoding and attention work in the rotated basis: the rotation is not in their text.
-        let unrotated = || codecs(&[Rotation::Plain]);
+        let unrotated = |bits| Codec::new(head_dim, bits, Rotation::Plain);
         match contract.stem {
             "fwht" => fwht_problems(head_dim, &choices.rotations),
-            "quantize_kv" => codecs(&choices.rotations)
-                .into_iter()
-                .map(|codec| Self::QuantizeKv(quantize_kv::Problem { codec }))
-                .collect(),
-            "dequantize_kv" => unrotated()
-                .into_iter()
-                .map(|codec| Self::DequantizeKv(dequantize_kv::Problem { codec }))
-                .collect(),
+            "quantize_kv" => {
+                let norm_correction = choices.norm_correction;
+                let of = |bits, rotation| {
+                    let codec = Codec::new(head_dim, bits, rotation);
+                    let codec = Codec { norm_correction, ..codec };
+                    Self::QuantizeKv(quantize_kv::Problem { codec })
+                };
+                let rotations = &choices.rotations;
+                widths.flat_map(|&b| rotations.iter().map(move |&r| of(b, r))).collect()
+            }
+            "dequantize_kv" => {
+                let of = |codec| Self::DequantizeKv(dequantize_kv::Problem { codec });
+                widths.map(|&bits| of(unrotated(bits))).collect()
+            }
             "flash_attn_vec_tq" => {
-                let of = |codec: Codec, num_heads| {
+                let of = |[k_bits, v_bits]: [Bits; 2], num_heads| {
                     Self::FlashAttnVecTq(flash_attn_vec_tq::Problem {
-                        k_bits: codec.bits,
-                        codec,
+                        k_bits,
+                        codec: unrotated(v_bits),
                         num_heads,
                         num_kv_heads: 1,
                     })
                 };
-                let ratios = &choices.ratios;
-                unrotated().iter().flat_map(|&c| ratios.iter().map(move |&r| of(c, r))).collect()
+                let (pairs, ratios) = (&choices.bits, &choices.ratios);
+                pairs.iter().flat_map(|&p| ratios.iter().map(move |&r| of(p, r))).collect()
             }
             "flash_attn_vec" => {
                 let of = |kv_type, num_heads| {
@@ -99,6 +107,7 @@ impl Variant {
             "flash_attn_vec_reduce" => {
                 vec![Self::FlashAttnVecReduce(flash_attn_vec_reduce::Problem { head_dim })]
             }
+            "flash_attn_tile" => tile_problems(head_dim, choices),
             // A test exports every contract of `kernels::ALL`, so a new kernel cannot stay out.
             _ => Vec::new(),
         }
@@ -113,6 +122,7 @@ impl Variant {
             Self::FlashAttnVecTq(p) => p.plan(caps, language),
             Self::FlashAttnVec(p) => p.plan(caps, language),
             Self::FlashAttnVecReduce(p) => p.plan(caps, language),
+            Self::FlashAttnTile(p) => p.plan(caps, language),
         }
     }
 
@@ -125,6 +135,7 @@ impl Variant {
             Self::FlashAttnVecTq(p) => p.codec.head_dim,
             Self::FlashAttnVec(p) => p.head_dim,
             Self::FlashAttnVecReduce(p) => p.head_dim,
+            Self::FlashAttnTile(p) => p.head_dim,
         }
     }
 
@@ -133,6 +144,7 @@ impl Variant {
         match self {
             Self::FlashAttnVecTq(p) => Some(p.num_heads / p.num_kv_heads),
             Self::FlashAttnVec(p) => Some(p.num_heads / p.num_kv_heads),
+            Self::FlashAttnTile(p) => Some(p.num_heads / p.num_kv_heads),
             _ => None,
         }
     }
@@ -147,19 +159,39 @@ impl Variant {
                 facts.push(("direction", if forward { "forward" } else { "inverse" }.to_owned()));
             }
             Self::QuantizeKv(p) => {
-                facts.push(("bits", p.codec.bits.get().to_string()));
+                facts.push(("bits", p.codec.bits.to_string()));
                 facts.push(("rotation", p.codec.rotation.name().to_owned()));
+                facts.push(("norm_correction", p.codec.norm_correction.to_string()));
             }
             Self::DequantizeKv(p) => facts.push(("bits", p.codec.bits.get().to_string())),
-            Self::FlashAttnVecTq(p) => facts.push(("bits", p.codec.bits.get().to_string())),
+            Self::FlashAttnVecTq(p) => {
+                facts.push(("k_bits", p.k_bits.to_string()));
+                facts.push(("v_bits", p.codec.bits.to_string()));
+            }
             Self::FlashAttnVec(p) => facts.push(("kv_type", p.kv_type.name().to_owned())),
             Self::FlashAttnVecReduce(_) => {}
+            Self::FlashAttnTile(p) => {
+                facts.extend([("k", p.k.to_string()), ("v", p.v.to_string())])
+            }
         }
         if let Some(ratio) = self.ratio() {
             facts.push(("ratio", ratio.to_string()));
         }
         facts
     }
+}
+
+/// Each pair of widths, dense K with each width of V, and both dense.
+fn tile_problems(head_dim: HeadDim, choices: &Choices) -> Vec<Variant> {
+    let dense = [KeyFormat::F32, KeyFormat::F16];
+    let packed = choices.bits.iter().map(|pair| pair.map(KeyFormat::Tq));
+    let half = choices.bits.iter().flat_map(|&[_, v]| dense.map(|k| [k, KeyFormat::Tq(v)]));
+    let formats = packed.chain(half).chain(dense.map(|format| [format; 2]));
+    let of = |[k, v]: [KeyFormat; 2], num_heads| {
+        let num_kv_heads = 1;
+        Variant::FlashAttnTile(flash_attn_tile::Problem { head_dim, k, v, num_heads, num_kv_heads })
+    };
+    formats.flat_map(|format| choices.ratios.iter().map(move |&r| of(format, r))).collect()
 }
 
 /// Plain rotation is its own inverse and one text; SRHT has a text a direction.

@@ -27,6 +27,8 @@ pub struct Options<'a> {
     pub checks: Checks,
     /// The caller's pipeline cache.
     pub cache: Option<&'a wgpu::PipelineCache>,
+    /// Bindings, by index and ascending, whose offset is chosen at each [`Kernel::record_at`].
+    pub dynamic: &'a [u32],
 }
 
 /// Code for a pass-through module, which wgpu hands to the driver unread.
@@ -78,7 +80,21 @@ impl<K: KernelSpec> Kernel<K> {
         bound: &Bound<K>,
         launch: &Launch,
     ) -> Result<()> {
-        self.raw.record(pass, &bound.raw, launch)
+        self.raw.record_at(pass, &bound.raw, launch, &[])
+    }
+
+    /// The same for a kernel with [`Options::dynamic`] bindings: `offsets` has one entry each,
+    /// in bytes, added to where the binding starts.
+    ///
+    /// Fails also when an offset is misaligned or takes the binding past the end of its buffer.
+    pub fn record_at(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        bound: &Bound<K>,
+        launch: &Launch,
+        offsets: &[u32],
+    ) -> Result<()> {
+        self.raw.record_at(pass, &bound.raw, launch, offsets)
     }
 
     /// The pipeline, for callers that record by themselves.
@@ -98,6 +114,7 @@ pub struct RawKernel {
     contract: &'static Contract,
     pipeline: wgpu::ComputePipeline,
     layout: wgpu::BindGroupLayout,
+    dynamic: Vec<u32>,
 }
 
 /// Buffers bound to a [`RawKernel`].
@@ -106,6 +123,17 @@ pub struct RawBound {
     contract: &'static Contract,
     group: wgpu::BindGroup,
     sizes: Vec<u64>,
+    dynamic: Vec<Movable>,
+}
+
+/// A binding whose offset is chosen when recording.
+#[derive(Debug)]
+struct Movable {
+    name: &'static str,
+    alignment: u32,
+    /// Bytes bound, and bytes from the start of the binding to the end of its buffer.
+    size: u64,
+    rest: u64,
 }
 
 impl RawKernel {
@@ -191,7 +219,10 @@ impl RawKernel {
         options: &Options<'_>,
     ) -> Self {
         let contract = plan.contract;
-        let entries: Vec<_> = (0..).zip(contract.bindings).map(layout_entry).collect();
+        let entries: Vec<_> = (0..)
+            .zip(contract.bindings)
+            .map(|(index, binding)| layout_entry(index, binding, options.dynamic.contains(&index)))
+            .collect();
         let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(contract.stem),
             entries: &entries,
@@ -213,7 +244,7 @@ impl RawKernel {
             },
             cache: options.cache,
         });
-        Self { contract, pipeline, layout }
+        Self { contract, pipeline, layout, dynamic: options.dynamic.to_vec() }
     }
 
     /// See [`Kernel::bind`]. One binding each, in the contract's order.
@@ -224,7 +255,8 @@ impl RawKernel {
     ) -> Result<RawBound> {
         let limits = device.limits();
         let mut sizes = Vec::with_capacity(buffers.len());
-        for (binding, buffer) in self.contract.bindings.iter().zip(&buffers) {
+        let mut dynamic = Vec::new();
+        for ((index, binding), buffer) in (0..).zip(self.contract.bindings).zip(&buffers) {
             let uniform = binding.access == Access::Uniform;
             let (usage, needed, alignment, limit, most) = if uniform {
                 (
@@ -264,6 +296,9 @@ impl RawKernel {
                 return Err(Error::Limit { kernel, limit, needed: size, found: most });
             }
             sizes.push(size);
+            if self.dynamic.contains(&index) {
+                dynamic.push(Movable { name, alignment, size, rest });
+            }
         }
         let entries: Vec<_> = (0..)
             .zip(buffers)
@@ -277,7 +312,7 @@ impl RawKernel {
             layout: &self.layout,
             entries: &entries,
         });
-        Ok(RawBound { contract: self.contract, group, sizes })
+        Ok(RawBound { contract: self.contract, group, sizes, dynamic })
     }
 
     /// See [`Kernel::record`].
@@ -286,6 +321,17 @@ impl RawKernel {
         pass: &mut wgpu::ComputePass<'_>,
         bound: &RawBound,
         launch: &Launch,
+    ) -> Result<()> {
+        self.record_at(pass, bound, launch, &[])
+    }
+
+    /// See [`Kernel::record_at`].
+    pub fn record_at(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        bound: &RawBound,
+        launch: &Launch,
+        offsets: &[u32],
     ) -> Result<()> {
         same_kernel(self.contract, launch.contract)?;
         same_kernel(self.contract, bound.contract)?;
@@ -296,15 +342,42 @@ impl RawKernel {
                 return Err(Error::BufferTooSmall { kernel, buffer, needed, found });
             }
         }
+        bound.check_offsets(offsets)?;
         let [x, y, z] = launch.grid;
         pass.set_pipeline(&self.pipeline);
-        pass.set_bind_group(0, &bound.group, &[]);
+        pass.set_bind_group(0, &bound.group, offsets);
         pass.dispatch_workgroups(x, y, z);
         Ok(())
     }
 }
 
-fn layout_entry((binding, b): (u32, &crate::contract::Binding)) -> wgpu::BindGroupLayoutEntry {
+impl RawBound {
+    fn check_offsets(&self, offsets: &[u32]) -> Result<()> {
+        let kernel = self.contract.stem;
+        if offsets.len() != self.dynamic.len() {
+            let need = format!("{} for {kernel}", self.dynamic.len());
+            return Err(Error::param("dynamic offsets", need, offsets.len()));
+        }
+        for (&offset, movable) in offsets.iter().zip(&self.dynamic) {
+            let Movable { name, alignment, size, rest } = *movable;
+            if !offset.is_multiple_of(alignment) {
+                let (alignment, offset) = (alignment.into(), offset.into());
+                return Err(Error::Misaligned { kernel, buffer: name, alignment, offset });
+            }
+            let needed = u64::from(offset) + size;
+            if needed > rest {
+                return Err(Error::BufferTooSmall { kernel, buffer: name, needed, found: rest });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn layout_entry(
+    binding: u32,
+    b: &crate::contract::Binding,
+    has_dynamic_offset: bool,
+) -> wgpu::BindGroupLayoutEntry {
     let ty = match b.access {
         Access::Uniform => wgpu::BufferBindingType::Uniform,
         Access::Read => wgpu::BufferBindingType::Storage { read_only: true },
@@ -313,7 +386,7 @@ fn layout_entry((binding, b): (u32, &crate::contract::Binding)) -> wgpu::BindGro
     wgpu::BindGroupLayoutEntry {
         binding,
         visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: None },
         count: None,
     }
 }

@@ -117,7 +117,7 @@ impl Problem {
             KvType::F32 => ("kv_f32", "f32"),
             KvType::F16 => ("kv_f16", "f16"),
         };
-        let mut pieces = vec![piece, "attention"];
+        let mut pieces = vec![piece, "scores", "attention"];
         pieces.extend(groups.row_sum(language));
         let plan = Plan {
             contract: &CONTRACT,

@@ -116,7 +116,7 @@ impl Problem {
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
-        let mut pieces = vec!["codebook", "attention", groups.exchange(language)];
+        let mut pieces = vec!["codebook", "scores", "attention", groups.exchange(language)];
         if language == Language::Wgsl {
             let lane_bits = |bits: Bits| self.codec.head_dim.get() / groups.lanes * bits.get();
             let whole = |bits| lane_bits(bits).is_multiple_of(128);

@@ -6,6 +6,7 @@
 //! which bytes it touches.
 
 pub mod dequantize_kv;
+pub mod flash_attn_tile;
 pub mod flash_attn_vec;
 pub mod flash_attn_vec_reduce;
 pub mod flash_attn_vec_tq;
@@ -24,6 +25,7 @@ pub const ALL: &[&Contract] = &[
     &flash_attn_vec_tq::CONTRACT,
     &flash_attn_vec::CONTRACT,
     &flash_attn_vec_reduce::CONTRACT,
+    &flash_attn_tile::CONTRACT,
 ];
 
 /// Ties a kernel's buffers to its contract, so that one kernel's buffers cannot be bound to
@@ -99,9 +101,11 @@ fn codec_constants(codec: &Codec) -> Vec<Constant> {
     constants
 }
 
-/// Constants of `shared/codebook`: the codebooks of these widths, one after the other.
+/// Constants of `shared/codebook`: the codebooks of these widths, one after the other; for no
+/// width a single level, since a shader has no empty array.
 fn codebook_constants(head_dim: HeadDim, widths: &[Bits]) -> Vec<Constant> {
-    let levels: Vec<f32> = widths.iter().flat_map(|&b| codebook::levels(b).to_vec()).collect();
+    let mut levels: Vec<f32> = widths.iter().flat_map(|&b| codebook::levels(b).to_vec()).collect();
+    levels.resize(levels.len().max(1), 0.0);
     vec![
         constant("NORMS_PER_POS", head_dim.norms_per_pos()),
         constant("CODEBOOK_LEN", levels.len() as u32),

@@ -72,7 +72,6 @@ impl Problem {
 
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
-        self.codec.check_encoder_kernel()?;
         let (head_dim, bits) = (self.codec.head_dim, self.codec.bits);
         let rows = self.rows_per_workgroup(language);
         let mut constants = head_dim_constants(head_dim);
@@ -81,15 +80,16 @@ impl Problem {
         constants.extend(codec_constants(&self.codec));
         constants.push(constant("BOUNDARIES", codebook::boundaries(bits).to_vec()));
         constants.extend(rotation_constants(head_dim, has_signs(self.codec.rotation), false));
+        constants.push(constant("NORM_CORRECTION", self.codec.norm_correction));
         constants.push(constant("ROWS_PER_WORKGROUP", rows));
         constants.push(constant("WORKGROUP_SIZE", THREADS));
         let plan = Plan {
             contract: &CONTRACT,
             language,
             label: format!(
-                "quantize_kv_d{head_dim}_b{}_{}",
-                bits.get(),
-                self.codec.rotation.name()
+                "quantize_kv_d{head_dim}_b{bits}_{}{}",
+                self.codec.rotation.name(),
+                if self.codec.norm_correction { "_corrected" } else { "" }
             ),
             constants,
             pieces: vec!["rotate"],

@@ -14,6 +14,10 @@ mod recorder;
 pub(crate) mod spirv;
 #[cfg(any(feature = "driver", feature = "web"))]
 pub(crate) mod submit;
+#[cfg_attr(
+    not(any(feature = "driver", feature = "web")),
+    expect(dead_code, reason = "the feature `suite` alone has no leg that plays a tape")
+)]
 mod tape;
 #[cfg(feature = "driver")]
 mod wgpu_leg;

@@ -3,7 +3,7 @@
 
 use super::tape::{BufferId, Tape};
 use super::{Leg, LegName};
-use crate::codec::{Codec, Direction};
+use crate::codec::{Bits, Codec, Direction};
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
 use crate::error::Error;
@@ -18,6 +18,8 @@ use crate::params::{
 /// One side of a packed cache on a tape.
 #[derive(Debug, Clone, Copy)]
 pub struct PackedBuffers {
+    /// Width of a code.
+    pub bits: Bits,
     /// Codes.
     pub packed: BufferId,
     /// Norms.
@@ -36,7 +38,8 @@ pub struct Recorder<'r, 't> {
 }
 
 impl<'r, 't> Recorder<'r, 't> {
-    /// Records for `leg`.
+    /// Records for `leg`. The codec is that of K and V alike, but for the width of a code, which a
+    /// side of the cache knows itself.
     pub fn new(tape: &'r mut Tape<'t>, leg: &dyn Leg, codec: Codec) -> Self {
         Self {
             tape,
@@ -69,7 +72,7 @@ impl<'r, 't> Recorder<'r, 't> {
         src: BufferId,
         side: PackedBuffers,
     ) -> Result<(), DriverError> {
-        let problem = quantize_kv::Problem { codec: self.codec };
+        let problem = quantize_kv::Problem { codec: self.codec_of(side) };
         let launch = problem.launch(params, &self.caps, self.language)?;
         let plan = problem.plan(&self.caps, self.language)?;
         self.tape.step(plan, launch, &[src, side.packed, side.norms]);
@@ -83,7 +86,7 @@ impl<'r, 't> Recorder<'r, 't> {
         side: PackedBuffers,
         dst: BufferId,
     ) -> Result<(), DriverError> {
-        let problem = dequantize_kv::Problem { codec: self.codec };
+        let problem = dequantize_kv::Problem { codec: self.codec_of(side) };
         let launch = problem.launch(params, &self.caps)?;
         let plan = problem.plan(&self.caps, self.language)?;
         self.tape.step(plan, launch, &[side.packed, side.norms, dst]);
@@ -133,8 +136,8 @@ impl<'r, 't> Recorder<'r, 't> {
         out: BufferId,
     ) -> Result<FlashAttnVecTqParams, DriverError> {
         let problem = flash_attn_vec_tq::Problem {
-            k_bits: self.codec.bits,
-            codec: self.codec,
+            k_bits: k.bits,
+            codec: self.codec_of(v),
             num_heads: shape.n_heads,
             num_kv_heads: shape.n_kv_heads,
         };
@@ -172,6 +175,10 @@ impl<'r, 't> Recorder<'r, 't> {
         self.tape.step(plan, launch, &[q, k, v, dst]);
         self.reduce(shape.n_heads, nwg, dst, out)?;
         Ok(nwg)
+    }
+
+    const fn codec_of(&self, side: PackedBuffers) -> Codec {
+        Codec { bits: side.bits, ..self.codec }
     }
 
     fn partials_or(&mut self, out: BufferId, nwg: u32, bytes: u64) -> BufferId {

@@ -58,7 +58,7 @@ impl WgpuLeg {
         }
         let source = &self.effective(plan);
         let checks = if self.name == LegName::Wgsl { Checks::Checked } else { Checks::Trusted };
-        let options = Options { checks, cache: None };
+        let options = Options { checks, ..Options::default() };
         let device = &self.gpu.device;
         let kernel = match self.name {
             LegName::WgslSpirv => {

@@ -53,6 +53,7 @@ impl Published {
     ///
     /// [`DriverError::Unpublished`] where none was ever published.
     pub fn candidates(plan: &Plan) -> Result<Vec<Self>, DriverError> {
+        check_format(plan)?;
         let d = head_dim(plan);
         let named = |prefix: &str| {
             if HEAD_DIMS.contains(&d) {
@@ -132,9 +133,32 @@ fn quantize(
     Ok(std::iter::once(generic).chain(fast.ok()).collect())
 }
 
+/// Every published kernel has codes of 4 bits and stores norms as they are.
+fn check_format(plan: &Plan) -> Result<(), DriverError> {
+    let refuse = |published, found| {
+        Err(DriverError::Unpublished { kernel: plan.contract.stem, published, found })
+    };
+    for name in ["BITS", "K_BITS", "V_BITS"] {
+        match number(plan, name) {
+            None | Some(4) => {}
+            Some(bits) => return refuse("codes of 4 bits", bits.to_string()),
+        }
+    }
+    if flag(plan, "NORM_CORRECTION") {
+        return refuse("norms without correction", "norm_correction".to_owned());
+    }
+    Ok(())
+}
+
 fn head_dim(plan: &Plan) -> u32 {
-    let of = plan.constants.iter().find(|c| c.name == "HEAD_DIM").map(|c| &c.value);
-    if let Some(Value::U32(d)) = of { *d } else { 0 }
+    number(plan, "HEAD_DIM").unwrap_or(0)
+}
+
+fn number(plan: &Plan, name: &str) -> Option<u32> {
+    plan.constants.iter().find_map(|c| match c.value {
+        Value::U32(value) if c.name == name => Some(value),
+        _ => None,
+    })
 }
 
 fn flag(plan: &Plan, name: &str) -> bool {

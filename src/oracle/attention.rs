@@ -28,7 +28,7 @@ impl Attended {
 pub(super) type Rows<'a> = &'a (dyn Fn(u32, u32, &mut [f64]) + Sync);
 
 /// Score of one query against one key: scaled, then softcapped.
-fn score(params: &FlashAttnVecParams, q: &[f32], k: &[f64]) -> f64 {
+pub(super) fn score(params: &FlashAttnVecParams, q: &[f32], k: &[f64]) -> f64 {
     let dot: f64 = q.iter().zip(k).map(|(&q, &k)| f64::from(q) * k).sum();
     let s = dot * f64::from(params.scale);
     let cap = f64::from(params.softcap);
@@ -127,18 +127,38 @@ pub(super) fn dst(
         let heads = attend(params, 0, q, k_row, v_row)?;
         return Ok(heads.iter().flat_map(Attended::output).collect());
     }
-    let (d, nwg) = (params.head_dim as usize, params.nwg as usize);
-    let nrows = params.n_heads as usize;
-    let mut dst = vec![0.0; params.dst_floats() as usize];
-    for w in 0..nwg {
-        for (r, part) in attend(params, w as u32, q, k_row, v_row)?.iter().enumerate() {
-            for (i, &a) in part.acc.iter().enumerate() {
-                dst[((r * (d / 4) + i / 4) * nwg + w) * 4 + i % 4] = a;
-            }
-            let pair = nrows * d * nwg + r * 2 * nwg + 2 * w;
-            dst[pair] = part.sum;
-            dst[pair + 1] = part.max;
+    let (nrows, d) = (params.n_heads as usize, params.head_dim as usize);
+    let mut partials = Partials::new(nrows, d, params.nwg);
+    for w in 0..params.nwg {
+        for (r, part) in attend(params, w, q, k_row, v_row)?.iter().enumerate() {
+            partials.put(r, w as usize, part);
         }
     }
-    Ok(dst)
+    Ok(partials.floats)
+}
+
+/// A partials buffer in the published layout.
+pub(super) struct Partials {
+    pub floats: Vec<f64>,
+    nrows: usize,
+    head_dim: usize,
+    nwg: usize,
+}
+
+impl Partials {
+    /// Zeros: every slot saw nothing.
+    pub fn new(nrows: usize, head_dim: usize, nwg: u32) -> Self {
+        let nwg = nwg as usize;
+        Self { floats: vec![0.0; nrows * nwg * (head_dim + 2)], nrows, head_dim, nwg }
+    }
+
+    /// Stores what row `r` accumulated in slot `w`.
+    pub fn put(&mut self, r: usize, w: usize, part: &Attended) {
+        for (i, &a) in part.acc.iter().enumerate() {
+            self.floats[((r * (self.head_dim / 4) + i / 4) * self.nwg + w) * 4 + i % 4] = a;
+        }
+        let pair = self.nrows * self.head_dim * self.nwg + r * 2 * self.nwg + 2 * w;
+        self.floats[pair] = part.sum;
+        self.floats[pair + 1] = part.max;
+    }
 }

@@ -13,6 +13,8 @@ pub struct Encoded {
     pub codes: Vec<u8>,
     /// One norm a block, as stored: after the norm correction if the codec has it.
     pub norms: Vec<f64>,
+    /// One norm a block, as the block has it.
+    pub block_norms: Vec<f64>,
     /// What each coordinate was on the codebook's scale.
     pub z: Vec<f64>,
 }
@@ -22,12 +24,17 @@ pub fn encode(codec: &Codec, x: &[f32]) -> Encoded {
     let mut y: Vec<f64> = x.iter().map(|&v| f64::from(v)).collect();
     rotate(codec.rotation, Direction::Forward, &mut y);
     let block = codec.head_dim.norm_block() as usize;
-    let norms: Vec<f64> = y.chunks_exact(block).map(|b| codec.norm_of(b)).collect();
-    let z: Vec<f64> =
-        y.iter().enumerate().map(|(c, &y)| y * codec.encode_scale(norms[c / block])).collect();
+    let block_norms: Vec<f64> = y.chunks_exact(block).map(|b| codec.norm_of(b)).collect();
+    let scale: Vec<f64> = block_norms.iter().map(|&norm| codec.encode_scale(norm)).collect();
+    let z: Vec<f64> = y.iter().enumerate().map(|(c, &y)| y * scale[c / block]).collect();
     let codes: Vec<u8> = z.iter().map(|&z| codebook::nearest(codec.bits, z)).collect();
-    let norms = if codec.norm_correction { corrected(codec, &norms, &codes) } else { norms };
-    Encoded { codes, norms, z }
+    let norms = stored_norms(codec, &block_norms, &codes);
+    Encoded { codes, norms, block_norms, z }
+}
+
+/// The norms to store beside `codes`, given those that the blocks have.
+pub fn stored_norms(codec: &Codec, block_norms: &[f64], codes: &[u8]) -> Vec<f64> {
+    if codec.norm_correction { corrected(codec, block_norms, codes) } else { block_norms.to_vec() }
 }
 
 /// Norms with which every block decodes to the norm that it had. No centroid is 0, so no decoded

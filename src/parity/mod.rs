@@ -6,6 +6,7 @@
 //! anything is measured.
 
 pub mod dequantize_kv;
+pub mod flash_attn_tile;
 pub mod flash_attn_vec;
 pub mod flash_attn_vec_reduce;
 pub mod flash_attn_vec_tq;
@@ -19,6 +20,7 @@ mod cache;
 pub mod compact;
 pub mod html;
 mod outcome;
+mod pages;
 pub mod report;
 pub mod suite;
 

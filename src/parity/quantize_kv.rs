@@ -7,7 +7,7 @@ use crate::driver::DriverError;
 use crate::kernels::quantize_kv::Problem;
 use crate::legs::{BufferId, Tape};
 use crate::metrics::ulp_distance;
-use crate::oracle::quantize_kv::{Encoded, encode};
+use crate::oracle::quantize_kv::{Encoded, encode, stored_norms};
 use crate::params::QuantizeKvParams;
 use crate::rng::Gaussian;
 
@@ -17,6 +17,9 @@ pub const BOUNDARY_MARGIN: f64 = 1e-5;
 /// Units in the last place that a norm may differ: a sum of up to 256 squares in two levels,
 /// halved by the square root, and the square root and 1 / sqrt(D) themselves.
 pub const NORM_ULPS: u32 = 4;
+/// The same of a norm with correction: the quotient of two such norms, and a division that WGSL
+/// allows 2.5 units.
+pub const CORRECTED_NORM_ULPS: u32 = 2 * NORM_ULPS + 3;
 
 /// Rows to encode.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -40,7 +43,7 @@ pub struct Case {
 }
 
 /// Every head dim and rotation; rings that wrap, also more than once; rows of zeros, and of tiny
-/// and large values; a scale factor.
+/// and large values; a scale factor; norm correction.
 pub fn cases() -> Vec<Case> {
     let case = |head_dim, rotation| Case {
         codec: Codec::new(head_dim, Bits::B4, rotation),
@@ -73,6 +76,16 @@ pub fn cases() -> Vec<Case> {
     let mut scaled = case(HeadDim::ALL[3], Rotation::Plain);
     scaled.codec.scale_factor_d512 = 0.75;
     cases.push(scaled);
+    let corrected =
+        |case: Case| Case { codec: Codec { norm_correction: true, ..case.codec }, ..case };
+    for head_dim in HeadDim::ALL {
+        cases.extend([Bits::B2, Bits::B4, Bits::B8].map(|bits| {
+            let case = case(head_dim, Rotation::Srht);
+            corrected(Case { codec: Codec { bits, ..case.codec }, ..case })
+        }));
+    }
+    cases.push(corrected(scaled));
+    cases.push(corrected(Case { amplitude: 0.0, ..scaled }));
     cases
 }
 
@@ -121,9 +134,11 @@ impl Case {
     }
 
     /// Compares a written cache with the oracle: codes, norms, and that every slot that no token
-    /// maps to still holds what it held. The error is the number of violations.
+    /// maps to still holds what it held. A corrected norm depends on the codes: it is compared with
+    /// what the oracle stores beside the codes that were written. The error is the number of
+    /// violations.
     pub fn judge(&self, want: &[Option<Encoded>], packed: &[u8], norms: &[f32]) -> Outcome {
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(self.norm_ulps());
         for (at, want) in want.iter().enumerate() {
             let (codes, row_norms) = self.row(at, packed, norms);
             let Some(want) = want else {
@@ -134,7 +149,8 @@ impl Case {
                 let got = row::code(self.codec.bits, codes, c);
                 tally.code((at, c), got, code, self.boundary_distance(want, c));
             }
-            for (block, (&got, &want)) in row_norms.iter().zip(&want.norms).enumerate() {
+            let want = self.norms_beside(codes, want);
+            for (block, (&got, want)) in row_norms.iter().zip(want).enumerate() {
                 tally.norm((at, block), got, want as f32);
             }
         }
@@ -142,14 +158,14 @@ impl Case {
     }
 
     /// Compares two written caches with each other, by the same rules: a code may differ by one
-    /// next to a boundary, a norm by the same ulps.
+    /// next to a boundary, a norm by the same ulps once it is brought to the other's codes.
     pub fn judge_pair(
         &self,
         want: &[Option<Encoded>],
         left: (&[u8], &[f32]),
         right: (&[u8], &[f32]),
     ) -> Outcome {
-        let mut tally = Tally::default();
+        let mut tally = Tally::new(self.norm_ulps());
         for (at, want) in want.iter().enumerate() {
             let (codes, row_norms) = self.row(at, left.0, left.1);
             let (other_codes, other_norms) = self.row(at, right.0, right.1);
@@ -163,11 +179,24 @@ impl Case {
                 let distance = self.boundary_distance(want, c);
                 tally.code((at, c), code(codes), code(other_codes), distance);
             }
-            for (block, (&got, &want)) in row_norms.iter().zip(other_norms).enumerate() {
+            let beside = [codes, other_codes].map(|row| self.norms_beside(row, want));
+            for (block, (&got, &other)) in row_norms.iter().zip(other_norms).enumerate() {
+                let [here, there] = [beside[0][block], beside[1][block]];
+                let want = if here == there { other } else { other * (here / there) as f32 };
                 tally.norm((at, block), got, want);
             }
         }
         tally.outcome()
+    }
+
+    const fn norm_ulps(&self) -> u32 {
+        if self.codec.norm_correction { CORRECTED_NORM_ULPS } else { NORM_ULPS }
+    }
+
+    /// The norms that belong beside a packed row of codes.
+    fn norms_beside(&self, packed: &[u8], want: &Encoded) -> Vec<f64> {
+        let codes: Vec<u8> = row::unpack(self.codec.bits, packed).collect();
+        stored_norms(&self.codec, &want.block_norms, &codes)
     }
 
     fn row<'a>(&self, at: usize, packed: &'a [u8], norms: &'a [f32]) -> (&'a [u8], &'a [f32]) {
@@ -185,16 +214,21 @@ const BYTE_BEFORE: u8 = 0xa5;
 const NORM_BEFORE: f32 = -1.0;
 
 /// Counts what is equal, excused and wrong. Places are (row, coordinate or block).
-#[derive(Default)]
 struct Tally {
     violations: Vec<String>,
     equal: u64,
     next_to_boundary: u64,
     wrong: u64,
-    ulps: [u64; NORM_ULPS as usize + 2],
+    /// Norms by their distance, up to the bound, and those beyond it.
+    ulps: Vec<u64>,
 }
 
 impl Tally {
+    fn new(norm_ulps: u32) -> Self {
+        let ulps = vec![0; norm_ulps as usize + 2];
+        Self { violations: Vec::new(), equal: 0, next_to_boundary: 0, wrong: 0, ulps }
+    }
+
     fn code(&mut self, (row, c): (usize, usize), got: u8, want: u8, distance: f64) {
         if got == want {
             self.equal += 1;
@@ -210,8 +244,9 @@ impl Tally {
 
     fn norm(&mut self, (row, block): (usize, usize), got: f32, want: f32) {
         let ulps = if got.is_finite() { ulp_distance(got, want) } else { u32::MAX };
-        self.ulps[ulps.min(NORM_ULPS + 1) as usize] += 1;
-        if ulps > NORM_ULPS {
+        let beyond = self.ulps.len() - 1;
+        self.ulps[beyond.min(ulps as usize)] += 1;
+        if ulps as usize >= beyond {
             self.violations
                 .push(format!("row {row} norm {block}: {got:e}, want {want:e} ({ulps} ulp)"));
         }
@@ -231,7 +266,7 @@ impl Tally {
             bin("codes wrong", self.wrong),
         ];
         for (ulps, &count) in self.ulps.iter().enumerate() {
-            let more = if ulps > NORM_ULPS as usize { "more" } else { &ulps.to_string() };
+            let more = if ulps + 1 == self.ulps.len() { "more" } else { &ulps.to_string() };
             histogram.push(bin(&format!("norms off by {more} ulp"), count));
         }
         histogram.retain(|b| b.count > 0);
@@ -263,6 +298,9 @@ impl super::Case for Case {
         }
         if self.codec.scale_factor_d512 != 1.0 {
             id += &format!(" sf{}", self.codec.scale_factor_d512);
+        }
+        if self.codec.norm_correction {
+            id += " corrected";
         }
         id
     }

@@ -7,8 +7,8 @@ use super::report::{
     Timing, WayReport,
 };
 use super::{
-    Case, CaseResult, Prepared, dequantize_kv, flash_attn_vec, flash_attn_vec_reduce,
-    flash_attn_vec_tq, fwht, quantize_kv,
+    Case, CaseResult, Prepared, dequantize_kv, flash_attn_tile, flash_attn_vec,
+    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_kv,
 };
 #[cfg(feature = "msl-host")]
 use super::{originals, run_prepared};
@@ -31,6 +31,7 @@ pub fn cases() -> Vec<Box<dyn Case>> {
         .chain(boxed(flash_attn_vec_tq::cases()))
         .chain(boxed(flash_attn_vec::cases()))
         .chain(boxed(flash_attn_vec_reduce::cases()))
+        .chain(boxed(flash_attn_tile::cases()))
         .collect()
 }
 

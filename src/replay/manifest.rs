@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::codec::{Bits, Codec, HeadDim, Ring, Rotation, row};
+use crate::codec::{Bits, Codec, CodecSettings, HeadDim, Ring, Rotation, row};
 use crate::driver::DriverError;
 use crate::error::Error;
 use crate::oracle::dequantize_kv::PackedRows;
@@ -22,7 +22,7 @@ struct File {
     #[serde(default)]
     compact_sources: CompactSources,
     #[serde(default)]
-    codec: CodecSettings,
+    codec: CodecFields,
 }
 
 #[derive(Debug, Deserialize)]
@@ -69,14 +69,14 @@ struct CompactSources {
 
 #[derive(Debug, Deserialize)]
 #[serde(default)]
-struct CodecSettings {
+struct CodecFields {
     rotation: RotationName,
     k_bits: u32,
     v_bits: u32,
     norm_correction: bool,
 }
 
-impl Default for CodecSettings {
+impl Default for CodecFields {
     fn default() -> Self {
         Self { rotation: RotationName::Plain, k_bits: 4, v_bits: 4, norm_correction: false }
     }
@@ -92,6 +92,8 @@ enum RotationName {
 /// One side of a cache, K or V.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackedSide {
+    /// How it was encoded.
+    pub codec: Codec,
     /// `[nkv, slots, row]`.
     pub packed: Vec<u8>,
     /// `[nkv, slots, norms_per_pos]`.
@@ -126,8 +128,10 @@ pub struct Input {
     pub path: PathBuf,
     /// Shape, with one split.
     pub params: FlashAttnVecTqParams,
+    /// Coordinates of a head vector.
+    pub head_dim: HeadDim,
     /// How K and V were encoded.
-    pub codec: Codec,
+    pub codec: CodecSettings,
     /// K in its slots.
     pub k: PackedSide,
     /// V in its slots.
@@ -146,8 +150,8 @@ pub struct Input {
 
 impl PackedSide {
     /// As the oracles read it.
-    pub fn rows<'a>(&'a self, codec: Codec, capacity: u32, norms: &'a [f32]) -> PackedRows<'a> {
-        PackedRows { codec, capacity, packed: &self.packed, norms }
+    pub fn rows<'a>(&'a self, capacity: u32, norms: &'a [f32]) -> PackedRows<'a> {
+        PackedRows { codec: self.codec, capacity, packed: &self.packed, norms }
     }
 }
 
@@ -185,7 +189,9 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     fn load(&self) -> Result<Input, DriverError> {
-        let (params, codec) = self.shape()?;
+        let (params, head_dim) = self.shape()?;
+        let codec = self.codec()?;
+        let (k_codec, v_codec) = (codec.k(head_dim), codec.v(head_dim));
         let paths = &self.file.dump_paths;
         let ring = Ring::new(params.kv_capacity, params.ring_start, params.kv_seq_len)?;
         let heads = u64::from(params.n_kv_heads);
@@ -193,34 +199,35 @@ impl Loader<'_> {
         let stored = heads * u64::from(params.kv_seq_len);
 
         let k = self.side(
-            &codec,
+            k_codec,
             slots,
             ("dump_paths.k_packed_padded", &paths.k_packed_padded),
             ("dump_paths.k_norms_padded", &paths.k_norms_padded),
         )?;
         let v = self.side(
-            &codec,
+            v_codec,
             slots,
             ("dump_paths.v_packed_padded", &paths.v_packed_padded),
             ("dump_paths.v_norms_padded", &paths.v_norms_padded),
         )?;
-        self.finite_norms(&paths.k_norms_padded, &k.norms, &codec, ring)?;
-        self.finite_norms(&paths.v_norms_padded, &v.norms, &codec, ring)?;
+        self.finite_norms(&paths.k_norms_padded, &k, ring)?;
+        self.finite_norms(&paths.v_norms_padded, &v, ring)?;
         let q_values = u64::from(params.n_heads) * u64::from(params.head_dim);
         let q = self.floats("dump_paths.q_natural", &paths.q_natural, q_values)?;
         self.finite(&paths.q_natural, &q)?;
 
-        let norms = slots * u64::from(codec.head_dim.norms_per_pos());
+        let norms = slots * u64::from(head_dim.norms_per_pos());
         let canary = |field, path: &Option<String>| {
             path.as_ref().map(|p| self.floats(field, p, norms)).transpose()
         };
         let k_norms_canary = canary("dump_paths.k_norms_canary", &paths.k_norms_canary)?;
         let v_norms_canary = canary("dump_paths.v_norms_canary", &paths.v_norms_canary)?;
-        let unquantised = self.unquantised(heads, stored, codec.head_dim)?;
-        let compact = self.compact(&codec, stored)?;
+        let unquantised = self.unquantised(heads, stored, head_dim)?;
+        let compact = self.compact([k_codec, v_codec], stored)?;
         Ok(Input {
             path: self.path.to_owned(),
             params,
+            head_dim,
             codec,
             k,
             v,
@@ -232,7 +239,7 @@ impl Loader<'_> {
         })
     }
 
-    fn shape(&self) -> Result<(FlashAttnVecTqParams, Codec), DriverError> {
+    fn shape(&self) -> Result<(FlashAttnVecTqParams, HeadDim), DriverError> {
         let p = &self.file.params;
         let params = FlashAttnVecTqParams {
             n_heads: p.num_heads,
@@ -252,18 +259,24 @@ impl Loader<'_> {
             return Err(self.value("params.kv_seq_len", "at least 1".into(), 0));
         }
         let head_dim = params.check().map_err(|e| self.in_manifest("params.", e))?;
-        let settings = &self.file.codec;
-        for (name, bits) in [("codec.k_bits", settings.k_bits), ("codec.v_bits", settings.v_bits)] {
-            if bits != Bits::B4.get() {
-                return Err(self.value(name, "4".into(), bits));
-            }
-        }
-        let rotation = match settings.rotation {
-            RotationName::Plain => Rotation::Plain,
-            RotationName::Srht => Rotation::Srht,
+        Ok((params, head_dim))
+    }
+
+    fn codec(&self) -> Result<CodecSettings, DriverError> {
+        let fields = &self.file.codec;
+        let width = |name: &str, bits| match Bits::new(bits) {
+            Err(Error::Param { need, found, .. }) => Err(self.value(name, need, found)),
+            checked => Ok(checked?),
         };
-        let norm_correction = settings.norm_correction;
-        Ok((params, Codec { norm_correction, ..Codec::new(head_dim, Bits::B4, rotation) }))
+        Ok(CodecSettings {
+            rotation: match fields.rotation {
+                RotationName::Plain => Rotation::Plain,
+                RotationName::Srht => Rotation::Srht,
+            },
+            k_bits: width("codec.k_bits", fields.k_bits)?,
+            v_bits: width("codec.v_bits", fields.v_bits)?,
+            norm_correction: fields.norm_correction,
+        })
     }
 
     /// Unquantised K and V: both or neither, and the full ones before the newest row.
@@ -306,7 +319,7 @@ impl Loader<'_> {
     /// Rows by position: all four files, or none (empty strings).
     fn compact(
         &self,
-        codec: &Codec,
+        [k_codec, v_codec]: [Codec; 2],
         stored: u64,
     ) -> Result<Option<(PackedSide, PackedSide)>, DriverError> {
         let c = &self.file.compact_sources;
@@ -321,13 +334,13 @@ impl Loader<'_> {
             }
         }
         let k = self.side(
-            codec,
+            k_codec,
             stored,
             ("compact_sources.k_packed_compact", &c.k_packed_compact),
             ("compact_sources.k_norms_compact", &c.k_norms_compact),
         )?;
         let v = self.side(
-            codec,
+            v_codec,
             stored,
             ("compact_sources.v_packed_compact", &c.v_packed_compact),
             ("compact_sources.v_norms_compact", &c.v_norms_compact),
@@ -339,7 +352,7 @@ impl Loader<'_> {
 
     fn side(
         &self,
-        codec: &Codec,
+        codec: Codec,
         rows: u64,
         packed: (&'static str, &str),
         norms: (&'static str, &str),
@@ -347,6 +360,7 @@ impl Loader<'_> {
         let bytes = rows * row::row_bytes(codec.head_dim, codec.bits);
         let norm_count = rows * u64::from(codec.head_dim.norms_per_pos());
         Ok(PackedSide {
+            codec,
             packed: self.bytes(packed.0, packed.1, bytes)?,
             norms: self.floats(norms.0, norms.1, norm_count)?,
         })
@@ -390,16 +404,10 @@ impl Loader<'_> {
     }
 
     /// Norms of stored positions must be finite and not negative; other slots hold anything.
-    fn finite_norms(
-        &self,
-        name: &str,
-        norms: &[f32],
-        codec: &Codec,
-        ring: Ring,
-    ) -> Result<(), DriverError> {
-        let npp = codec.head_dim.norms_per_pos() as usize;
+    fn finite_norms(&self, name: &str, side: &PackedSide, ring: Ring) -> Result<(), DriverError> {
+        let npp = side.codec.head_dim.norms_per_pos() as usize;
         let cap = ring.capacity() as usize;
-        let bad = norms.iter().enumerate().find(|(i, norm)| {
+        let bad = side.norms.iter().enumerate().find(|(i, norm)| {
             ring.holds((i / npp % cap) as u32) && !(norm.is_finite() && **norm >= 0.0)
         });
         match bad {
@@ -438,12 +446,14 @@ mod tests {
     use crate::replay::synth::Synth;
 
     #[test]
-    fn norm_correction_is_read_back_from_a_written_manifest() {
+    fn the_codec_is_read_back_from_a_written_manifest() {
         let folder = tempfile::tempdir().unwrap();
         let head_dim = HeadDim::ALL[0];
-        for norm_correction in [false, true] {
-            let plain = Codec::new(head_dim, Bits::B4, Rotation::Srht);
-            let codec = Codec { norm_correction, ..plain };
+        let rotation = Rotation::Srht;
+        for (k_bits, v_bits, norm_correction) in
+            [(Bits::B8, Bits::B3, false), (Bits::B2, Bits::B6, true)]
+        {
+            let codec = CodecSettings { rotation, k_bits, v_bits, norm_correction };
             let params = FlashAttnVecTqParams {
                 n_heads: 1,
                 n_kv_heads: 1,
@@ -461,13 +471,13 @@ mod tests {
             Synth { params, codec, seed: 1 }.write(folder.path()).unwrap();
             let input = Input::load(&folder.path().join("manifest.json")).unwrap();
             assert_eq!(input.codec, codec);
+            assert_eq!((input.k.codec.bits, input.v.codec.bits), (k_bits, v_bits));
         }
     }
 
     #[test]
-    fn manifests_without_the_field_have_no_norm_correction() {
-        assert!(!CodecSettings::default().norm_correction);
-        let settings: CodecSettings = serde_json::from_str("{\"rotation\": \"srht\"}").unwrap();
-        assert!(!settings.norm_correction);
+    fn fields_that_a_manifest_leaves_out_have_their_defaults() {
+        let fields: CodecFields = serde_json::from_str("{\"rotation\": \"srht\"}").unwrap();
+        assert_eq!((fields.k_bits, fields.v_bits, fields.norm_correction), (4, 4, false));
     }
 }

@@ -20,8 +20,8 @@ pub(super) struct Step<'a> {
 
 impl Step<'_> {
     fn rotation_tolerance(&self) -> f64 {
-        let Input { codec, params, .. } = self.input;
-        let (head_dim, rotation) = (codec.head_dim, codec.rotation);
+        let Input { head_dim, codec, params, .. } = self.input;
+        let (head_dim, rotation) = (*head_dim, codec.rotation);
         let direction = Direction::Forward;
         fwht::Case { head_dim, rotation, direction, rows: params.n_heads, seed: 0 }.tolerance()
     }
@@ -36,10 +36,10 @@ impl Step<'_> {
         q: &[f32],
     ) -> Result<Option<(Vec<Limit>, Outcome)>, DriverError> {
         let (input, codec) = (self.input, self.input.codec);
-        let d = codec.head_dim.as_usize();
+        let d = input.head_dim.as_usize();
         let params = FlashAttnVecParams::from(input.params);
-        let k = input.k.rows(codec, params.kv_capacity, self.k_norms);
-        let v = input.v.rows(codec, params.kv_capacity, self.v_norms);
+        let k = input.k.rows(params.kv_capacity, self.k_norms);
+        let v = input.v.rows(params.kv_capacity, self.v_norms);
         match self.variation {
             Variation::A => {
                 let want = rotate_rows(codec.rotation, Direction::Forward, d, &input.q);

@@ -1,9 +1,11 @@
 //! The JSON report of a replay. Clocks appear only in `ran_at` and `timing`, so that two reports
 //! diff cleanly.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Canary, Variation};
+use crate::codec::CodecSettings;
 use crate::gpu::device::AdapterReport;
 use crate::legs::LegName;
 
@@ -48,7 +50,7 @@ pub struct ShapeReport {
 }
 
 /// How the cache was encoded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct CodecReport {
     /// plain or srht.
     pub rotation: &'static str,
@@ -58,6 +60,17 @@ pub struct CodecReport {
     pub v_bits: u32,
     /// Whether norms are corrected so that decoded rows keep theirs.
     pub norm_correction: bool,
+}
+
+impl From<CodecSettings> for CodecReport {
+    fn from(codec: CodecSettings) -> Self {
+        Self {
+            rotation: codec.rotation.name(),
+            k_bits: codec.k_bits.get(),
+            v_bits: codec.v_bits.get(),
+            norm_correction: codec.norm_correction,
+        }
+    }
 }
 
 /// The verdict on one leg.

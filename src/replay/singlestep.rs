@@ -98,7 +98,7 @@ impl<'a> Singlestep<'a> {
             Oracle::Dequant => None,
             Oracle::IndependentFloor | Oracle::Both => floor_reference(input)?,
         };
-        let rows = input.k.rows(input.codec, input.params.kv_capacity, &device_k_norms);
+        let rows = input.k.rows(input.params.kv_capacity, &device_k_norms);
         let score_params = FlashAttnVecParams::from(input.params);
         let max_score = max_abs_score(&score_params, &input.q, &|h, s, o| rows.decode(h, s, o))?;
         Ok(Self {
@@ -190,15 +190,17 @@ impl<'a> Singlestep<'a> {
         // The query is rotated in place, so it is an in-out buffer even where nothing changes it.
         let q = tape.in_out("q", bytemuck::cast_slice::<f32, u8>(&input.q));
         let k = PackedBuffers {
+            bits: input.codec.k_bits,
             packed: tape.input("k_packed", &*input.k.packed),
             norms: tape.input("k_norms", bytemuck::cast_slice::<f32, u8>(k_norms)),
         };
         let v = PackedBuffers {
+            bits: input.codec.v_bits,
             packed: tape.input("v_packed", &*input.v.packed),
             norms: tape.input("v_norms", bytemuck::cast_slice::<f32, u8>(v_norms)),
         };
         let out = tape.output("out", input.q.len() as u64 * 4);
-        let mut recorder = Recorder::new(&mut tape, leg, input.codec);
+        let mut recorder = Recorder::new(&mut tape, leg, input.v.codec);
         let splits = match self.request.variation {
             Variation::A => {
                 recorder.rotate(q, Direction::Forward, params.n_heads)?;
@@ -234,7 +236,7 @@ impl<'a> Singlestep<'a> {
         splits: u32,
         sources: Vec<SourceHash>,
     ) -> Entry {
-        let d = self.input.codec.head_dim.as_usize();
+        let d = self.input.head_dim.as_usize();
         let difference = compare(output, &self.reference, d);
         let floor = self.floor.as_ref().map(|(reference, _)| compare(output, reference, d));
         let nan_inf = output.iter().any(|x| !x.is_finite());
@@ -365,7 +367,7 @@ fn check_request(input: &Input, request: Request) -> Result<(), DriverError> {
 /// K norms with the in-range canary's norm doubled (both blocks at head_dim 512).
 fn double_canary_norm(input: &Input) -> Vec<f32> {
     let mut norms = input.k.norms.clone();
-    let npp = input.codec.head_dim.norms_per_pos() as usize;
+    let npp = input.head_dim.norms_per_pos() as usize;
     if let Ok(ring) = input.ring()
         && CANARY_POSITION < ring.len()
     {
@@ -384,7 +386,7 @@ fn outside_norms<'a>(
     if let Some(file) = file {
         return Ok(Cow::Borrowed(file));
     }
-    let (ring, npp) = (input.ring()?, input.codec.head_dim.norms_per_pos() as usize);
+    let (ring, npp) = (input.ring()?, input.head_dim.norms_per_pos() as usize);
     let mut norms = norms.to_vec();
     for (i, norm) in norms.iter_mut().enumerate() {
         if !ring.holds((i / npp % ring.capacity() as usize) as u32) {
@@ -399,26 +401,26 @@ fn outside_norms<'a>(
 fn dequant_reference(input: &Input, k_norms: Option<&[f32]>) -> Result<Vec<f64>, DriverError> {
     let p = input.params;
     let Some((k, v)) = &input.compact else {
-        let k = input.k.rows(input.codec, p.kv_capacity, k_norms.unwrap_or(&input.k.norms));
-        let v = input.v.rows(input.codec, p.kv_capacity, &input.v.norms);
+        let k = input.k.rows(p.kv_capacity, k_norms.unwrap_or(&input.k.norms));
+        let v = input.v.rows(p.kv_capacity, &input.v.norms);
         return Ok(dequantizing_attention(&p, &input.q, k, v)?);
     };
     let mut norms = Cow::Borrowed(&*k.norms);
     if k_norms.is_some() {
-        let npp = input.codec.head_dim.norms_per_pos() as usize;
+        let npp = input.head_dim.norms_per_pos() as usize;
         let at = CANARY_POSITION as usize * npp;
         norms.to_mut()[at..at + npp].iter_mut().for_each(|n| *n *= CANARY_FACTOR);
     }
     let compact = FlashAttnVecTqParams { kv_capacity: p.kv_seq_len, ring_start: 0, ..p };
-    let k = k.rows(input.codec, p.kv_seq_len, &norms);
-    let v = v.rows(input.codec, p.kv_seq_len, &v.norms);
+    let k = k.rows(p.kv_seq_len, &norms);
+    let v = v.rows(p.kv_seq_len, &v.norms);
     Ok(dequantizing_attention(&compact, &input.q, k, v)?)
 }
 
 /// Attention on unquantised K and V, and which positions were unquantised.
 fn floor_reference(input: &Input) -> Result<Option<(Vec<f64>, &'static str)>, DriverError> {
     let p = FlashAttnVecParams::from(input.params);
-    let (n, d) = (p.kv_seq_len, input.codec.head_dim.as_usize());
+    let (n, d) = (p.kv_seq_len, input.head_dim.as_usize());
     let copy = |from: &[f32], out: &mut [f64]| {
         out.iter_mut().zip(from).for_each(|(o, &x)| *o = f64::from(x));
     };
@@ -437,8 +439,8 @@ fn floor_reference(input: &Input) -> Result<Option<(Vec<f64>, &'static str)>, Dr
         }
         Unquantised::NewestRow { k, v } => {
             let newest = input.ring()?.slot(n - 1);
-            let k_rows = input.k.rows(input.codec, p.kv_capacity, &input.k.norms);
-            let v_rows = input.v.rows(input.codec, p.kv_capacity, &input.v.norms);
+            let k_rows = input.k.rows(p.kv_capacity, &input.k.norms);
+            let v_rows = input.v.rows(p.kv_capacity, &input.v.norms);
             let out = attend_rows(
                 &p,
                 &input.q,

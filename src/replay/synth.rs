@@ -6,7 +6,8 @@ use std::path::Path;
 use rayon::prelude::*;
 use serde_json::json;
 
-use crate::codec::{Codec, Ring, row};
+use super::report::CodecReport;
+use crate::codec::{Codec, CodecSettings, HeadDim, Ring, row};
 use crate::driver::{DriverError, Outputs};
 use crate::oracle::quantize_kv::encode;
 use crate::params::FlashAttnVecTqParams;
@@ -18,7 +19,7 @@ pub struct Synth {
     /// Shape; one split.
     pub params: FlashAttnVecTqParams,
     /// Codec of K and V.
-    pub codec: Codec,
+    pub codec: CodecSettings,
     /// Seed.
     pub seed: u64,
 }
@@ -47,6 +48,7 @@ impl Synth {
     pub fn write(&self, folder: &Path) -> Result<(), DriverError> {
         let ring = self.check()?;
         let p = &self.params;
+        let head_dim = HeadDim::new(p.head_dim)?;
         let mut rng = Gaussian::new(self.seed);
         let values = p.n_kv_heads as usize * p.kv_seq_len as usize * p.head_dim as usize;
         let k = rng.normals(values);
@@ -57,8 +59,10 @@ impl Synth {
             .map_err(|source| DriverError::File { path: folder.to_owned(), source })?;
         let mut files = Outputs::default();
         let mut put = |name: &str, bytes: &[u8]| files.stage(&folder.join(name), bytes);
-        for (side, rows) in [("k", &k), ("v", &v)] {
-            let (packed, norms) = self.encode(ring, rows, &mut rng);
+        for (side, rows, codec) in
+            [("k", &k, self.codec.k(head_dim)), ("v", &v, self.codec.v(head_dim))]
+        {
+            let (packed, norms) = self.encode(&codec, ring, rows, &mut rng);
             put(&format!("{side}_packed.u8.bin"), &packed)?;
             put(&format!("{side}_norms.f32.bin"), bytemuck::cast_slice(&norms))?;
             put(&format!("{side}_full.f32.bin"), bytemuck::cast_slice(rows))?;
@@ -70,10 +74,16 @@ impl Synth {
 
     /// Rows `[nkv, n, D]` in their slots. Slots that hold no position get random codes and large
     /// norms, so that a kernel that reads one shows it.
-    fn encode(&self, ring: Ring, rows: &[f32], rng: &mut Gaussian) -> (Vec<u8>, Vec<f32>) {
-        let (d, n) = (self.codec.head_dim.as_usize(), ring.len() as usize);
-        let bytes = row::row_bytes(self.codec.head_dim, self.codec.bits) as usize;
-        let npp = self.codec.head_dim.norms_per_pos() as usize;
+    fn encode(
+        &self,
+        codec: &Codec,
+        ring: Ring,
+        rows: &[f32],
+        rng: &mut Gaussian,
+    ) -> (Vec<u8>, Vec<f32>) {
+        let (d, n) = (codec.head_dim.as_usize(), ring.len() as usize);
+        let bytes = row::row_bytes(codec.head_dim, codec.bits) as usize;
+        let npp = codec.head_dim.norms_per_pos() as usize;
         let cap = ring.capacity() as usize;
         let slots = self.params.n_kv_heads as usize * cap;
         let mut packed = Vec::with_capacity(slots * bytes + 8);
@@ -82,10 +92,10 @@ impl Synth {
         }
         packed.truncate(slots * bytes);
         let mut norms = vec![1e3f32; slots * npp];
-        let encoded: Vec<_> = rows.par_chunks_exact(d).map(|x| encode(&self.codec, x)).collect();
+        let encoded: Vec<_> = rows.par_chunks_exact(d).map(|x| encode(codec, x)).collect();
         for (i, e) in encoded.iter().enumerate() {
             let at = i / n * cap + ring.slot((i % n) as u32) as usize;
-            row::pack(self.codec.bits, &e.codes, &mut packed[at * bytes..(at + 1) * bytes]);
+            row::pack(codec.bits, &e.codes, &mut packed[at * bytes..(at + 1) * bytes]);
             for (b, &norm) in e.norms.iter().enumerate() {
                 norms[at * npp + b] = norm as f32;
             }
@@ -108,12 +118,7 @@ impl Synth {
                 "softcap": p.softcap,
                 "ring_start": p.ring_start,
             },
-            "codec": {
-                "rotation": self.codec.rotation.name(),
-                "k_bits": self.codec.bits.get(),
-                "v_bits": self.codec.bits.get(),
-                "norm_correction": self.codec.norm_correction,
-            },
+            "codec": CodecReport::from(self.codec),
             "seed": self.seed,
             "dump_paths": {
                 "k_packed_padded": "k_packed.u8.bin",

@@ -29,8 +29,8 @@ pub struct Audit {
     pub verdict_reason: String,
     /// Verdict and machine of each leg.
     pub legs: Vec<LegReport>,
-    /// What was registered before measuring.
-    pub band: Band,
+    /// What was registered before measuring; null for codecs that nothing was registered for.
+    pub band: Option<Band>,
     /// Gates; where one failed, nothing was measured.
     pub regression_gates: Vec<GateRecord>,
     /// What the data look like.
@@ -96,6 +96,8 @@ pub struct Regime {
     pub k_bits: u32,
     /// Bits of a V code.
     pub v_bits: u32,
+    /// Whether norms are corrected so that decoded rows keep theirs.
+    pub norm_correction: bool,
     /// The shape.
     pub shapes: Shapes,
     /// What the errors are measured against.
@@ -162,8 +164,8 @@ pub struct PointRow {
     pub sliding_window: u32,
     /// Error against attention on the unquantised values.
     pub nrmse: f64,
-    /// Whether it lies in the band.
-    pub band_ok: bool,
+    /// Whether it lies in the band; null where none is registered.
+    pub band_ok: Option<bool>,
     /// Words the generator had drawn before this point.
     pub rng_u64s_consumed_before: u64,
     /// Error against the dequantising oracle: rounding.
@@ -207,8 +209,8 @@ pub struct RingWrapRow {
     pub ring_start_b_nrmse: f64,
     /// Difference of the two: 0 up to rounding.
     pub ab_delta: f64,
-    /// Whether both lie in the band.
-    pub band_ok: bool,
+    /// Whether both lie in the band; null where none is registered.
+    pub band_ok: Option<bool>,
     /// Words the generator had drawn before this point.
     pub rng_u64s_consumed_before: u64,
     /// Whether both runs had byte-identical data.
@@ -255,8 +257,8 @@ pub struct Intersection {
     pub match_to_7_decimal_places: bool,
     /// Absolute difference.
     pub absdiff: f64,
-    /// Whether both lie in the band.
-    pub band_ok: bool,
+    /// Whether both lie in the band; null where none is registered.
+    pub band_ok: Option<bool>,
     /// How to read it.
     pub note: String,
 }

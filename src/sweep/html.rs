@@ -63,7 +63,7 @@ pre { font-size: .8rem; overflow-x: auto; } code { font-size: .85em; } summary {
 ";
 
 const A_TEXT: &str = "Blue: measured, one line a leg. Orange: what the codec's theory expects at \
-    this logit spread, with its standard deviation. Green: the registered band.";
+    this logit spread, with its standard deviation. Green: the registered band, where there is one.";
 const B_TEXT: &str = "The same number of positions at different places: only RoPE angles and draws \
     differ.";
 const HEADS_TEXT: &str = "One row a point (first leg), one column a query head; a stronger red is a \
@@ -98,15 +98,22 @@ fn yes_no(good: bool, yes: &str, no: &str) -> String {
     }
 }
 
+fn band_cell(band_ok: Option<bool>) -> String {
+    band_ok.map_or_else(|| "none".to_owned(), |ok| yes_no(ok, "inside", "outside"))
+}
+
 fn verdict(out: &mut String, audit: &Audit) {
+    let band = audit.band.as_ref().map_or_else(
+        || "no band is registered for this codec".to_owned(),
+        |band| format!("band [{}, {}]: {}", band.lower, band.upper, escape(&band.registration)),
+    );
     let _ = write!(
         out,
-        "<h1>{}</h1><p>{}.</p><p class=\"dim\">Session {}, seed {}, band [{BAND_LOWER}, {BAND_UPPER}]: {}.</p>",
+        "<h1>{}</h1><p>{}.</p><p class=\"dim\">Session {}, seed {}, {band}.</p>",
         escape(audit.verdict.as_str()),
         escape(&audit.verdict_reason),
         escape(&audit.session),
-        escape(&audit.rng.seed_literal),
-        escape(&audit.band.registration)
+        escape(&audit.rng.seed_literal)
     );
 }
 
@@ -129,6 +136,10 @@ fn svg(
     }
 }
 
+fn has_band(rows: &[PointRow]) -> bool {
+    rows.iter().any(|r| r.band_ok.is_some())
+}
+
 fn sweep_plot(rows: &[PointRow], x_label: &str, x: impl Fn(&PointRow) -> u32) -> String {
     if rows.is_empty() {
         return "<p>Not measured.</p>".into();
@@ -138,7 +149,7 @@ fn sweep_plot(rows: &[PointRow], x_label: &str, x: impl Fn(&PointRow) -> u32) ->
     let top = rows
         .iter()
         .map(|r| r.nrmse.max(r.theory.expected_nrmse + r.theory.expected_nrmse_sd))
-        .fold(BAND_UPPER, f64::max)
+        .fold(if has_band(rows) { BAND_UPPER } else { 0.0 }, f64::max)
         * 1.12;
     svg((760, 360), |area| draw_sweep(area, rows, x_label, &x, 0.0..last, 0.0..top))
 }
@@ -167,8 +178,10 @@ fn draw_sweep(
         .x_label_formatter(&|v| format!("{v:.0}"))
         .label_style(("sans-serif", 13))
         .draw()?;
-    let band = Rectangle::new([(0.0, BAND_LOWER), (last, BAND_UPPER)], BAND.mix(0.18).filled());
-    chart.draw_series([band])?;
+    if has_band(rows) {
+        let band = Rectangle::new([(0.0, BAND_LOWER), (last, BAND_UPPER)], BAND.mix(0.18).filled());
+        chart.draw_series([band])?;
+    }
 
     let mut seen = Vec::new();
     for row in rows {
@@ -303,7 +316,7 @@ fn ring_wrap(out: &mut String, audit: &Audit) {
                     &format!("{:?} of {n}", r.positions_visited),
                 ),
                 yes_no(r.h3_data_reuse, "yes", "no"),
-                yes_no(r.band_ok, "inside", "outside"),
+                band_cell(r.band_ok),
             ]
         })
         .collect();
@@ -325,7 +338,7 @@ fn points(out: &mut String, audit: &Audit) {
             format!("{:.1}", r.theory.logit_sigma),
             format!("{} of {}", r.flipped_heads, r.heads.len()),
             format!("{:.1e}", r.dequant_oracle_nrmse),
-            yes_no(r.band_ok, "inside", "outside"),
+            band_cell(r.band_ok),
         ]
     };
     let rows: Vec<Vec<String>> = audit
@@ -384,7 +397,7 @@ fn environment(out: &mut String, audit: &Audit) {
     rows.push([
         "shape".into(),
         format!(
-            "{} query heads, {} KV heads, head_dim {}, capacity {}, scale {}, {}, {}/{} bits",
+            "{} query heads, {} KV heads, head_dim {}, capacity {}, scale {}, {}, {}/{} bits{}",
             s.num_heads,
             s.num_kv_heads,
             s.head_dim,
@@ -392,7 +405,8 @@ fn environment(out: &mut String, audit: &Audit) {
             r.scale,
             r.rotation,
             r.k_bits,
-            r.v_bits
+            r.v_bits,
+            if r.norm_correction { ", norms corrected" } else { "" }
         ),
     ]);
     rows.push([

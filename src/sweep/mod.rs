@@ -15,7 +15,7 @@ pub mod production;
 pub mod theory;
 pub mod verdict;
 
-use crate::codec::{Bits, Codec, HeadDim, Rotation};
+use crate::codec::{Codec, CodecSettings, HeadDim};
 use crate::params::FlashAttnVecTqParams;
 
 /// Seed of the registered runs.
@@ -34,14 +34,19 @@ pub struct Shape {
     pub kv_capacity: u32,
     /// Factor on `dot(q, k)`.
     pub scale: f32,
-    /// Rotation of the codec.
-    pub rotation: Rotation,
+    /// How K and V are encoded.
+    pub codec: CodecSettings,
 }
 
 impl Shape {
-    /// The codec of K and V.
-    pub const fn codec(&self) -> Codec {
-        Codec::new(self.head_dim, Bits::B4, self.rotation)
+    /// K's codec.
+    pub const fn k_codec(&self) -> Codec {
+        self.codec.k(self.head_dim)
+    }
+
+    /// V's codec.
+    pub const fn v_codec(&self) -> Codec {
+        self.codec.v(self.head_dim)
     }
 
     /// Parameters of one decode step; sliding mask, no softcap, one split.

@@ -5,16 +5,18 @@ use std::time::SystemTime;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::inputs::{self};
+use super::inputs;
 use super::theory::{self, Theory};
 use super::verdict::{
-    MULTISTEP_THRESHOLD, MultistepRow, MultistepVerdict, multistep_overall, multistep_row,
+    MULTISTEP_THRESHOLD, MultistepRow, MultistepVerdict, is_registered, multistep_overall,
+    multistep_row,
 };
 use super::{Shape, Step, point, ring_start};
-use crate::codec::{HeadDim, Rotation};
+use crate::codec::{CodecSettings, HeadDim};
 use crate::driver::DriverError;
 use crate::gpu::device::AdapterReport;
 use crate::legs::{Leg, LegName};
+use crate::replay::report::CodecReport;
 
 /// Version of the report's format.
 pub const SCHEMA: &str = "wgtq.multistep/1";
@@ -29,7 +31,7 @@ pub const SHAPE: Shape = Shape {
     head_dim: HeadDim::ALL[2],
     kv_capacity: 1024,
     scale: 1.0,
-    rotation: Rotation::Plain,
+    codec: CodecSettings::DEFAULT,
 };
 
 /// The step at one position.
@@ -88,6 +90,8 @@ pub struct Report {
     pub ran_at: String,
     /// Seed of the data.
     pub seed: String,
+    /// How K and V were encoded.
+    pub codec: CodecReport,
     /// Verdict of the first leg.
     pub overall_verdict: MultistepVerdict,
     /// Verdict of every leg.
@@ -96,21 +100,27 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// Runs every position on every leg; `progress` is told what comes next.
+/// Runs every position on every leg; `progress` is told what comes next. Verdicts are given for the
+/// registered codec only.
 pub fn run(
     legs: &mut [Box<dyn Leg + Send>],
     seed: u64,
+    codec: CodecSettings,
     mut progress: impl FnMut(&str),
 ) -> Result<Report, DriverError> {
+    let shape = Shape { codec, ..SHAPE };
+    let registered = is_registered(&codec);
+    let if_registered = |v| if registered { v } else { MultistepVerdict::NotRegistered };
     let mut rows: Vec<Row> = Vec::new();
     for abs_pos in POSITIONS {
         let step = step(abs_pos);
         progress(&format!("position {abs_pos}"));
-        let data = inputs::multistep(&SHAPE, &step, seed);
-        let reference = point::reference(&SHAPE, &step, &data)?;
-        let theory = theory::expect(&SHAPE, &step, &data, &reference);
+        let data = inputs::multistep(&shape, &step, seed);
+        let reference = point::reference(&shape, &step, &data)?;
+        let theory = theory::expect(&shape, &step, &data, &reference);
         for leg in legs.iter_mut() {
-            let m = point::measure(leg.as_mut(), &SHAPE, &step, &data, &reference)?;
+            let m = point::measure(leg.as_mut(), &shape, &step, &data, &reference)?;
+            let judged = judged(abs_pos, m.dequant_nrmse, m.floor_nrmse);
             rows.push(Row {
                 leg: leg.name(),
                 abs_pos,
@@ -121,7 +131,7 @@ pub fn run(
                 theory: theory.clone(),
                 flipped_heads: m.heads.iter().filter(|h| h.flipped()).count(),
                 max_abs_diff: m.max_abs_diff,
-                verdict: multistep_row(judged(abs_pos, m.dequant_nrmse, m.floor_nrmse)),
+                verdict: if_registered(multistep_row(judged)),
             });
         }
     }
@@ -136,7 +146,7 @@ pub fn run(
             LegVerdict {
                 leg: leg.name(),
                 adapter: leg.adapter().clone(),
-                verdict: multistep_overall(&of_leg),
+                verdict: if_registered(multistep_overall(&of_leg)),
             }
         })
         .collect();
@@ -145,6 +155,7 @@ pub fn run(
         schema: SCHEMA,
         ran_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         seed: format!("{seed:#010x}"),
+        codec: codec.into(),
         overall_verdict,
         legs,
         rows,
@@ -191,12 +202,27 @@ impl Report {
         for leg in &self.legs {
             lines.push(format!("\nOverall, {}: {}", leg.leg.as_str(), leg.verdict.as_str()));
         }
-        lines.push(format!(
-            "\nHow to read it: the kernel is right where dequant_oracle_nrmse is rounding. The floor is \
-             what 4 bits cost at these sharp scores (expected: the codec's theory); it cannot be \
-             under the historic threshold of {MULTISTEP_THRESHOLD}, so dequant_spec_bug_confirmed is \
-             what a correct kernel gets here."
-        ));
+        lines.push(self.reading());
         lines.join("\n") + "\n"
+    }
+
+    fn reading(&self) -> String {
+        let CodecReport { rotation, k_bits, v_bits, norm_correction } = self.codec;
+        let corrected = if norm_correction { ", norms corrected" } else { "" };
+        let verdict = if self.overall_verdict == MultistepVerdict::NotRegistered {
+            "the verdicts are registered for 4-bit K and V with norms as they are, so there is none \
+             here."
+                .to_owned()
+        } else {
+            format!(
+                "it cannot be under the historic threshold of {MULTISTEP_THRESHOLD}, so \
+                 dequant_spec_bug_confirmed is what a correct kernel gets here."
+            )
+        };
+        format!(
+            "\nHow to read it: the kernel is right where dequant_oracle_nrmse is rounding. The floor is \
+             what K at {k_bits} and V at {v_bits} bits ({rotation}{corrected}) cost at these sharp \
+             scores (expected: the codec's theory); {verdict}"
+        )
     }
 }

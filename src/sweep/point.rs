@@ -3,7 +3,7 @@
 
 use super::inputs::StepData;
 use super::{Shape, Step};
-use crate::codec::{Direction, Ring, row};
+use crate::codec::{Codec, Direction, Ring, row};
 use crate::driver::DriverError;
 use crate::legs::{Leg, PackedBuffers, Recorder, Tape};
 use crate::metrics::compare;
@@ -93,7 +93,7 @@ pub fn measure(
     let cache = encode(&mut tape, leg, shape, step, data)?;
     let q = tape.in_out("q", bytemuck::cast_slice::<f32, u8>(&data.q));
     let out = tape.output("out", data.q.len() as u64 * 4);
-    let mut recorder = Recorder::new(&mut tape, leg, shape.codec());
+    let mut recorder = Recorder::new(&mut tape, leg, shape.v_codec());
     recorder.rotate(q, Direction::Forward, shape.num_heads)?;
     let passed = recorder.attend_packed(&params, q, cache, out)?;
     recorder.rotate(out, Direction::Inverse, shape.num_heads)?;
@@ -102,13 +102,9 @@ pub fn measure(
     let output = run.floats(out);
     let side = |side: PackedBuffers| (run.bytes(side.packed).to_vec(), run.floats(side.norms));
     let [k, v] = cache.map(side);
-    let rows = |(packed, norms)| PackedRows {
-        codec: shape.codec(),
-        capacity: shape.kv_capacity,
-        packed,
-        norms,
-    };
-    let (k_rows, v_rows) = (rows((&*k.0, &*k.1)), rows((&*v.0, &*v.1)));
+    let capacity = shape.kv_capacity;
+    let k_rows = PackedRows { codec: shape.k_codec(), capacity, packed: &k.0, norms: &k.1 };
+    let v_rows = PackedRows { codec: shape.v_codec(), capacity, packed: &v.0, norms: &v.1 };
     let dequant = dequantizing_attention(&params, &data.q, k_rows, v_rows)?;
     let shape_params = FlashAttnVecParams::from(params);
     let quantised = scores(&shape_params, &data.q, &|h, s, o| k_rows.decode(h, s, o))?;
@@ -158,7 +154,6 @@ fn encode<'t>(
     step: &Step,
     data: &'t StepData,
 ) -> Result<[PackedBuffers; 2], DriverError> {
-    let codec = shape.codec();
     let params = QuantizeKvParams {
         head_dim: shape.head_dim.get(),
         num_kv_heads: shape.num_kv_heads,
@@ -170,17 +165,20 @@ fn encode<'t>(
         num_tokens: step.kv_seq_len,
     };
     let slots = shape.num_kv_heads as usize * shape.kv_capacity as usize;
-    let row = row::row_bytes(shape.head_dim, codec.bits) as usize;
     let npp = shape.head_dim.norms_per_pos() as usize;
-    let mut side = |rows: &[f32], [src, packed, norms]: [&'static str; 3]| {
+    let mut side = |codec: Codec, rows: &[f32], [src, packed, norms]: [&'static str; 3]| {
+        let row = row::row_bytes(shape.head_dim, codec.bits) as usize;
         let src = tape.input(src, token_major(shape, step, rows));
         let side = PackedBuffers {
+            bits: codec.bits,
             packed: tape.in_out(packed, vec![0xa5u8; slots * row]),
             norms: tape.in_out(norms, f32::NAN.to_le_bytes().repeat(slots * npp)),
         };
         Recorder::new(tape, leg, codec).quantize(&params, src, side).map(|()| side)
     };
-    Ok([side(&data.k, ["k", "k_packed", "k_norms"])?, side(&data.v, ["v", "v_packed", "v_norms"])?])
+    let k = side(shape.k_codec(), &data.k, ["k", "k_packed", "k_norms"])?;
+    let v = side(shape.v_codec(), &data.v, ["v", "v_packed", "v_norms"])?;
+    Ok([k, v])
 }
 
 /// `[nkv, n, D]` to the kernel's `[n, nkv, D]`, as bytes.

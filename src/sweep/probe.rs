@@ -8,7 +8,7 @@
 
 use super::point::ring;
 use super::{Shape, Step};
-use crate::codec::{Codec, codebook, row};
+use crate::codec::{Bits, Codec, codebook, row};
 use crate::driver::DriverError;
 use crate::legs::{Leg, PackedBuffers, Recorder, Tape};
 
@@ -21,9 +21,15 @@ pub struct Visited {
     pub weight: f64,
 }
 
-/// Codes of a marked coordinate in the two runs, and of every other.
-const MARKS: [u8; 2] = [15, 0];
-const REST: u8 = 7;
+/// Codes of a marked coordinate in the two runs: the largest and the smallest.
+const fn marks(bits: Bits) -> [u8; 2] {
+    [(bits.levels() - 1) as u8, 0]
+}
+
+/// Code of every other coordinate.
+const fn rest(bits: Bits) -> u8 {
+    (bits.levels() / 2 - 1) as u8
+}
 
 /// Counts the positions that the attention kernel of `leg` visits at `step`, by the first head.
 pub fn positions_visited(
@@ -31,8 +37,9 @@ pub fn positions_visited(
     shape: &Shape,
     step: &Step,
 ) -> Result<Visited, DriverError> {
-    let (codec, d) = (shape.codec(), shape.head_dim.get());
-    let mark = f64::from(codebook::levels(codec.bits)[usize::from(MARKS[0])]);
+    let (codec, d) = (shape.v_codec(), shape.head_dim.get());
+    let marks = marks(codec.bits);
+    let mark = f64::from(codebook::levels(codec.bits)[usize::from(marks[0])]);
     let visible = match step.sliding_window {
         0 => step.kv_seq_len,
         window => step.kv_seq_len.min(window),
@@ -40,8 +47,8 @@ pub fn positions_visited(
     let first = step.kv_seq_len - visible;
     let mut seen = Visited { positions: 0, weight: 0.0 };
     for block in (first..step.kv_seq_len).step_by(d as usize) {
-        let high = pass(leg, shape, step, &codec, block, MARKS[0])?;
-        let low = pass(leg, shape, step, &codec, block, MARKS[1])?;
+        let high = pass(leg, shape, step, &codec, block, marks[0])?;
+        let low = pass(leg, shape, step, &codec, block, marks[1])?;
         for c in 0..d.min(step.kv_seq_len - block) as usize {
             let weight = (f64::from(high[c]) - f64::from(low[c])) / (2.0 * mark);
             seen.weight += weight;
@@ -65,11 +72,13 @@ fn pass(
     let d = codec.head_dim.as_usize();
     let bytes = row::row_bytes(codec.head_dim, codec.bits) as usize;
     let slots = shape.num_kv_heads as usize * shape.kv_capacity as usize;
+    let k_bits = shape.k_codec().bits;
+    let k_packed = vec![0u8; slots * row::row_bytes(codec.head_dim, k_bits) as usize];
     let mut plain = vec![0; bytes];
-    row::pack(codec.bits, &vec![REST; d], &mut plain);
+    row::pack(codec.bits, &vec![rest(codec.bits); d], &mut plain);
     let mut v_packed = plain.repeat(slots);
     for i in block..step.kv_seq_len.min(block + codec.head_dim.get()) {
-        let mut codes = vec![REST; d];
+        let mut codes = vec![rest(codec.bits); d];
         codes[(i - block) as usize] = mark;
         for head in 0..shape.num_kv_heads as usize {
             let at = (head * shape.kv_capacity as usize + ring.slot(i) as usize) * bytes;
@@ -85,10 +94,12 @@ fn pass(
 
     let mut tape = Tape::default();
     let k = PackedBuffers {
-        packed: tape.input("k_packed", plain.repeat(slots)),
+        bits: k_bits,
+        packed: tape.input("k_packed", k_packed),
         norms: tape.input("k_norms", bytemuck::cast_slice(&k_norms)),
     };
     let v = PackedBuffers {
+        bits: codec.bits,
         packed: tape.input("v_packed", &*v_packed),
         norms: tape.input("v_norms", bytemuck::cast_slice(&v_norms)),
     };

@@ -7,9 +7,9 @@ use super::gates::GateRecord;
 use super::inputs::{self, RMS_NORM_EPS, ROPE_THETA, StepData};
 use super::point::{self, Measured};
 use super::theory::{self, Theory};
-use super::verdict::{self, BAND_LOWER, BAND_UPPER, Verdict, in_band};
+use super::verdict::{self, BAND_LOWER, BAND_UPPER, Verdict, in_band, is_registered};
 use super::{REGISTERED_SEED, Shape, Step, probe, ring_start};
-use crate::codec::{HeadDim, Rotation};
+use crate::codec::{CodecSettings, HeadDim};
 use crate::driver::DriverError;
 use crate::legs::{Leg, LegName};
 use crate::rng::Gaussian;
@@ -45,7 +45,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The registered sweep. Nothing alters it.
+    /// The registered sweep. Nothing alters it; with another codec it is none.
     pub fn registered(session: String) -> Self {
         let place = |abs_pos, kv_seq_len| Place { abs_pos, kv_seq_len };
         Self {
@@ -56,7 +56,7 @@ impl Plan {
                 head_dim: HeadDim::ALL[2],
                 kv_capacity: 1024,
                 scale: 1.0,
-                rotation: Rotation::Plain,
+                codec: CodecSettings::DEFAULT,
             },
             sweep_a: [128, 256, 500, 512, 768, 1024].map(|n| place(500, n)).to_vec(),
             sweep_b: [50, 100, 200, 500, 1000].map(|pos| place(pos, 500)).to_vec(),
@@ -65,6 +65,11 @@ impl Plan {
             ring_wrap_window: 512,
             seeds: vec![REGISTERED_SEED],
         }
+    }
+
+    /// Whether errors lie in the band, if one is registered for the codec.
+    fn band_ok(&self, errors: &[f64]) -> Option<bool> {
+        is_registered(&self.shape.codec).then(|| errors.iter().all(|&e| in_band(e)))
     }
 
     /// Points to measure, for a progress bar.
@@ -131,16 +136,16 @@ pub fn run(
         }
         total += rng.drawn();
     }
-    let Sweep { a, b, wrap, .. } = sweep;
+    let rows = Rows { a: sweep.a, b: sweep.b, wrap: sweep.wrap };
     let legs: Vec<LegReport> = legs
         .iter()
         .map(|leg| LegReport {
             leg: leg.name(),
             adapter: Some(leg.adapter().clone()),
-            verdict: leg_verdict(leg.name(), &a, &b, &wrap),
+            verdict: leg_verdict(plan, leg.name(), &rows),
         })
         .collect();
-    Ok(audit(plan, gates, legs, Rows { a, b, wrap }, total))
+    Ok(audit(plan, gates, legs, rows, total))
 }
 
 /// The audit of a sweep whose gates did not pass: no measurement.
@@ -193,7 +198,7 @@ impl Sweep<'_> {
                 kvl_logical: step.kv_seq_len,
                 sliding_window: step.sliding_window,
                 nrmse: m.floor_nrmse,
-                band_ok: in_band(m.floor_nrmse),
+                band_ok: self.plan.band_ok(&[m.floor_nrmse]),
                 rng_u64s_consumed_before: before,
                 dequant_oracle_nrmse: m.dequant_nrmse,
                 theory: theory.clone(),
@@ -201,7 +206,7 @@ impl Sweep<'_> {
                 heads: HeadRow::rows(&m.heads),
             });
         }
-        let outside = rows.iter().find(|r| !r.band_ok);
+        let outside = rows.iter().find(|r| r.band_ok == Some(false));
         let note = outside.map(|r| outside_note(&what, r.leg, r.nrmse, &r.theory));
         self.progress.done(note.as_deref());
         Ok(rows)
@@ -248,7 +253,7 @@ impl Sweep<'_> {
                 ring_start_a_nrmse: first.floor_nrmse,
                 ring_start_b_nrmse: second.floor_nrmse,
                 ab_delta: (first.floor_nrmse - second.floor_nrmse).abs(),
-                band_ok: in_band(first.floor_nrmse) && in_band(second.floor_nrmse),
+                band_ok: plan.band_ok(&[first.floor_nrmse, second.floor_nrmse]),
                 rng_u64s_consumed_before: before,
                 h3_data_reuse: data == again,
                 positions_visited: [seen[0].positions, seen[1].positions],
@@ -259,7 +264,7 @@ impl Sweep<'_> {
             };
             self.wrap.push(row);
         }
-        let outside = self.wrap.iter().rev().take(legs.len()).find(|r| !r.band_ok);
+        let outside = self.wrap.iter().rev().take(legs.len()).find(|r| r.band_ok == Some(false));
         let note = outside.map(|r| outside_note(&what, r.leg, r.ring_start_a_nrmse, &r.theory));
         self.progress.done(note.as_deref());
         Ok(())
@@ -280,16 +285,20 @@ fn outside_note(what: &str, leg: LegName, nrmse: f64, theory: &Theory) -> String
     )
 }
 
-fn leg_verdict(leg: LegName, a: &[PointRow], b: &[PointRow], wrap: &[RingWrapRow]) -> Verdict {
+fn leg_verdict(plan: &Plan, leg: LegName, rows: &Rows) -> Verdict {
+    if !is_registered(&plan.shape.codec) {
+        return Verdict::NotRegistered;
+    }
     let of = |rows: &[PointRow]| -> Vec<f64> {
         rows.iter().filter(|r| r.leg == leg).map(|r| r.nrmse).collect()
     };
-    let others: Vec<f64> = wrap
+    let others: Vec<f64> = rows
+        .wrap
         .iter()
         .filter(|r| r.leg == leg)
         .flat_map(|r| [r.ring_start_a_nrmse, r.ring_start_b_nrmse])
         .collect();
-    verdict::production(&of(a), &of(b), &others)
+    verdict::production(&of(&rows.a), &of(&rows.b), &others)
 }
 
 fn seed_literal(seed: u64) -> String {
@@ -313,14 +322,14 @@ fn audit(
         iter: ITER,
         ran_at: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         verdict,
-        verdict_reason: reason(verdict, &rows),
+        verdict_reason: reason(verdict, &shape.codec, &rows),
         legs,
-        band: Band {
+        band: is_registered(&shape.codec).then(|| Band {
             lower: BAND_LOWER,
             upper: BAND_UPPER,
             registration: "constants of the program, inclusive, fixed before any measurement"
                 .into(),
-        },
+        }),
         regression_gates,
         regime: Regime {
             rmsnorm_weights: "unit_fallback".into(),
@@ -330,9 +339,10 @@ fn audit(
             scale: shape.scale,
             mask_type: crate::params::MASK_SLIDING,
             softcap: 0.0,
-            rotation: shape.rotation.name().into(),
-            k_bits: shape.codec().bits.get(),
-            v_bits: shape.codec().bits.get(),
+            rotation: shape.codec.rotation.name().into(),
+            k_bits: shape.codec.k_bits.get(),
+            v_bits: shape.codec.v_bits.get(),
+            norm_correction: shape.codec.norm_correction,
             shapes: Shapes {
                 num_heads: shape.num_heads,
                 num_kv_heads: shape.num_kv_heads,
@@ -367,14 +377,12 @@ fn wrap_reason(plan: &Plan) -> String {
     )
 }
 
-fn reason(verdict: Verdict, rows: &Rows) -> String {
-    let points = rows.a.iter().chain(&rows.b);
-    let all: Vec<(bool, f64)> = points
-        .map(|r| (r.band_ok, r.theory.expected_nrmse))
-        .chain(rows.wrap.iter().map(|r| (r.band_ok, r.theory.expected_nrmse)))
-        .collect();
-    let outside = all.iter().filter(|(ok, _)| !ok).count();
-    let expected = all.iter().filter(|(_, expected)| !in_band(*expected)).count();
+fn reason(verdict: Verdict, codec: &CodecSettings, rows: &Rows) -> String {
+    let points = rows.a.iter().chain(&rows.b).map(|r| (r.band_ok, r.nrmse, &r.theory));
+    let wraps = rows.wrap.iter().map(|r| (r.band_ok, r.ring_start_a_nrmse, &r.theory));
+    let all: Vec<(Option<bool>, f64, &Theory)> = points.chain(wraps).collect();
+    let outside = all.iter().filter(|(ok, ..)| *ok == Some(false)).count();
+    let expected = all.iter().filter(|(_, _, theory)| !in_band(theory.expected_nrmse)).count();
     match verdict {
         Verdict::GateFailed => "a gate failed; nothing was measured".into(),
         Verdict::BandPreFalsified => format!(
@@ -385,6 +393,18 @@ fn reason(verdict: Verdict, rows: &Rows) -> String {
         Verdict::LengthEffectConfirmed => "the error grows with length, not with position".into(),
         Verdict::PhaseEffectConfirmed => "the error moves with position, not with length".into(),
         Verdict::FloorIsPhysicsConsistent => "every point is in the band, without a trend".into(),
+        Verdict::NotRegistered => format!(
+            "the band is registered for 4-bit K and V with norms as they are, and K at {} and V at {} \
+             bits{} have none; the largest difference of a point from what theory expects is {:.0} %",
+            codec.k_bits,
+            codec.v_bits,
+            if codec.norm_correction { " with norm correction" } else { "" },
+            100.0
+                * all
+                    .iter()
+                    .map(|(_, e, t)| (e / t.expected_nrmse - 1.0).abs())
+                    .fold(0.0, f64::max)
+        ),
     }
 }
 
@@ -405,7 +425,7 @@ fn intersection(rows: &Rows) -> Option<Intersection> {
         sweep_b_nrmse: b.nrmse,
         match_to_7_decimal_places: matches,
         absdiff,
-        band_ok: a.band_ok && b.band_ok,
+        band_ok: a.band_ok.zip(b.band_ok).map(|(a, b)| a && b),
         note: format!(
             "measured on different draws ({} and {} words in), so the two {}",
             a.rng_u64s_consumed_before,

@@ -3,10 +3,18 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::codec::{Bits, CodecSettings};
+
 /// Lower edge of the registered band, inclusive.
 pub const BAND_LOWER: f64 = 0.05;
 /// Upper edge of the registered band, inclusive.
 pub const BAND_UPPER: f64 = 0.35;
+
+/// Whether anything was registered for this codec: 4-bit K and V with norms as they are. The rotation
+/// changes nothing that theory expects.
+pub const fn is_registered(codec: &CodecSettings) -> bool {
+    matches!((codec.k_bits, codec.v_bits), (Bits::B4, Bits::B4)) && !codec.norm_correction
+}
 
 /// Whether an error lies in the registered band. NaN does not.
 pub fn in_band(nrmse: f64) -> bool {
@@ -27,6 +35,8 @@ pub enum Verdict {
     PhaseEffectConfirmed,
     /// Neither: the error is the codec's.
     FloorIsPhysicsConsistent,
+    /// Nothing was registered for the codec: there is theory to compare with, and no verdict.
+    NotRegistered,
 }
 
 impl Verdict {
@@ -38,6 +48,7 @@ impl Verdict {
             Self::LengthEffectConfirmed => "LENGTH_EFFECT_CONFIRMED",
             Self::PhaseEffectConfirmed => "PHASE_EFFECT_CONFIRMED",
             Self::FloorIsPhysicsConsistent => "FLOOR_IS_PHYSICS_CONSISTENT",
+            Self::NotRegistered => "NOT_REGISTERED",
         }
     }
 }
@@ -85,7 +96,8 @@ pub fn spearman(x: &[f64]) -> f64 {
 pub const MULTISTEP_THRESHOLD: f64 = 0.01;
 
 /// Outcome of a multistep row or run. The names are historic: with a 4-bit codec the floor is
-/// never under the threshold, so `DequantSpecBugConfirmed` is what a correct kernel gets.
+/// never under the threshold, so `DequantSpecBugConfirmed` is what a correct kernel gets. With
+/// other widths the rules do not apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the verdict strings themselves; rules at `multistep_row`")]
@@ -95,6 +107,7 @@ pub enum MultistepVerdict {
     FwhtPipelineBug,
     RingStartOrDispatchBug,
     H1KernelBug,
+    NotRegistered,
 }
 
 impl MultistepVerdict {
@@ -106,6 +119,7 @@ impl MultistepVerdict {
             Self::FwhtPipelineBug => "fwht_pipeline_bug",
             Self::RingStartOrDispatchBug => "ring_start_or_dispatch_bug",
             Self::H1KernelBug => "h1_kernel_bug",
+            Self::NotRegistered => "not_registered",
         }
     }
 }
@@ -157,6 +171,20 @@ pub fn multistep_overall(rows: &[MultistepRow]) -> MultistepVerdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_4_bit_codes_with_norms_as_they_are_have_a_registered_band() {
+        let default = CodecSettings::DEFAULT;
+        let srht = CodecSettings { rotation: crate::codec::Rotation::Srht, ..default };
+        assert!(is_registered(&default) && is_registered(&srht));
+        for other in [
+            CodecSettings { k_bits: Bits::B8, ..default },
+            CodecSettings { v_bits: Bits::B3, ..default },
+            CodecSettings { norm_correction: true, ..default },
+        ] {
+            assert!(!is_registered(&other), "{other:?}");
+        }
+    }
 
     #[test]
     fn spearman_of_known_orders() {

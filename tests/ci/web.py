@@ -3,7 +3,8 @@
     python3 tests/ci/web.py FOLDER EVERY
 
 FOLDER is what examples/web/build.sh wrote; one of EVERY cases runs. The page posts the file of its
-download link, and what it shows, to the small server in here.
+download link, and what it shows, to the small server in here, which keeps the file of the first run
+as FOLDER/report.json.
 """
 
 import copy
@@ -148,6 +149,7 @@ def main():
     page = Page(folder)
 
     shown = page.run(f"every={every}&bench=256,1024")
+    pathlib.Path(folder, "report.json").write_text(shown["report"])
     report = json.loads(shown["report"])
     expect("report", flaws(report) + bench_flaws(report["bench"], [256, 1024]))
     expect("page", [] if shown["state"] == "pass" and not shown["red"] else [str(shown["verdict"])])

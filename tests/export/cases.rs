@@ -1,13 +1,15 @@
 //! One dispatch of each kernel: fields, inputs, and the oracle's judgement of what comes out.
 
-use wgtq::codec::{Bits, Codec, Direction, HeadDim, Ring, Rotation};
+use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Ring, Rotation, row};
 use wgtq::export::Variant;
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::kernels::{
-    dequantize_kv, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_kv,
+    dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
+    quantize_kv,
 };
 use wgtq::oracle;
 use wgtq::oracle::dequantize_kv::PackedRows;
+use wgtq::oracle::flash_attn_tile::{Inputs, Pages};
 use wgtq::oracle::flash_attn_vec::DenseRows;
 use wgtq::params::*;
 use wgtq::parity::{self, ATTENTION_NRMSE, Outcome, PackedCache, judge};
@@ -34,8 +36,14 @@ fn head_dim() -> HeadDim {
     HeadDim::new(D).unwrap()
 }
 
-fn codec() -> Codec {
-    Codec::new(head_dim(), Bits::new(4).unwrap(), Rotation::Srht)
+/// K and V apart, as an engine has them: K at 6 bits, V at 3.
+fn codecs() -> [Codec; 2] {
+    [Bits::B6, Bits::B3]
+        .map(|bits| Codec { norm_correction: true, ..Codec::new(head_dim(), bits, Rotation::Srht) })
+}
+
+fn row_bytes(codec: &Codec) -> usize {
+    row::row_bytes(codec.head_dim, codec.bits) as usize
 }
 
 fn bytes<T: bytemuck::NoUninit>(values: &[T]) -> Vec<u8> {
@@ -56,7 +64,9 @@ fn integers<const N: usize>(fields: [(&'static str, u32); N]) -> Fields<'static>
 
 /// A case of every kernel.
 pub fn all() -> Vec<Case> {
-    vec![rotation(), encode(), decode(), attend_packed(), attend_dense(), reduce()]
+    let [k, v] = codecs();
+    let cases = [rotation(), encode(k), decode(v), attend_packed(), attend_dense(), reduce()];
+    cases.into_iter().chain([encode(v), decode(k), attend_tiles()]).collect()
 }
 
 fn rotation() -> Case {
@@ -74,9 +84,9 @@ fn rotation() -> Case {
     }
 }
 
-fn encode() -> Case {
+fn encode(codec: Codec) -> Case {
     let case = parity::quantize_kv::Case {
-        codec: codec(),
+        codec,
         num_kv_heads: KV_HEADS,
         num_tokens: 13,
         capacity: CAPACITY,
@@ -99,25 +109,25 @@ fn encode() -> Case {
     fields.insert("scale_factor_d512", Number::F32(1.0));
     let want = case.want(&x);
     Case {
-        variant: Variant::QuantizeKv(quantize_kv::Problem { codec: codec() }),
+        variant: Variant::QuantizeKv(quantize_kv::Problem { codec }),
         fields,
         inputs: named([
             ("src", bytes(&x)),
-            ("packed", vec![0xa5; slots * D as usize / 2]),
+            ("packed", vec![0xa5; slots * row_bytes(&codec)]),
             ("norms", bytes(&vec![-1f32; slots])),
         ]),
         judge: Box::new(move |out| case.judge(&want, &out["packed"], &floats(out, "norms"))),
     }
 }
 
-fn cache(seed: u64) -> PackedCache {
+fn cache(codec: &Codec, seed: u64) -> PackedCache {
     let rows = Gaussian::new(seed).normals((KV_HEADS * LENGTH * D) as usize);
     let ring = Ring::new(CAPACITY, START, LENGTH).unwrap();
-    PackedCache::encode(&codec(), ring, KV_HEADS, &rows, seed)
+    PackedCache::encode(codec, ring, KV_HEADS, &rows, seed)
 }
 
-fn decode() -> Case {
-    let cache = cache(3);
+fn decode(codec: Codec) -> Case {
+    let cache = cache(&codec, 3);
     let params = DequantizeKvParams {
         head_dim: D,
         num_kv_heads: KV_HEADS,
@@ -129,8 +139,8 @@ fn decode() -> Case {
         dst_token_stride: KV_HEADS * D,
         dst_head_stride: D,
     };
-    let want = oracle::dequantize_kv::dequantize_kv(&codec(), &params, &cache.packed, &cache.norms)
-        .unwrap();
+    let want =
+        oracle::dequantize_kv::dequantize_kv(&codec, &params, &cache.packed, &cache.norms).unwrap();
     let mut fields = integers([
         ("head_dim", D),
         ("num_kv_heads", KV_HEADS),
@@ -143,7 +153,7 @@ fn decode() -> Case {
     ]);
     fields.insert("scale_factor_d512", Number::F32(1.0));
     Case {
-        variant: Variant::DequantizeKv(dequantize_kv::Problem { codec: codec() }),
+        variant: Variant::DequantizeKv(dequantize_kv::Problem { codec }),
         fields,
         inputs: named([("packed", cache.packed), ("norms", bytes(&cache.norms))]),
         judge: Box::new(move |out| {
@@ -186,15 +196,15 @@ fn attention() -> (FlashAttnVecTqParams, Fields<'static>) {
 
 fn attend_packed() -> Case {
     let (params, fields) = attention();
-    let (k, v) = (cache(4), cache(5));
+    let [k_codec, v_codec] = codecs();
+    let (k, v) = (cache(&k_codec, 4), cache(&v_codec, 5));
     let q = Gaussian::new(6).normals((HEADS * D) as usize);
-    let rows = |c| rows_of(c);
-    let want =
-        oracle::flash_attn_vec_tq::flash_attn_vec_tq(&params, &q, rows(&k), rows(&v)).unwrap();
+    let (k_rows, v_rows) = (rows_of(k_codec, &k), rows_of(v_codec, &v));
+    let want = oracle::flash_attn_vec_tq::flash_attn_vec_tq(&params, &q, k_rows, v_rows).unwrap();
     Case {
         variant: Variant::FlashAttnVecTq(flash_attn_vec_tq::Problem {
-            k_bits: codec().bits,
-            codec: codec(),
+            k_bits: k_codec.bits,
+            codec: v_codec,
             num_heads: HEADS / KV_HEADS,
             num_kv_heads: 1,
         }),
@@ -210,8 +220,8 @@ fn attend_packed() -> Case {
     }
 }
 
-fn rows_of(cache: &PackedCache) -> PackedRows<'_> {
-    PackedRows { codec: codec(), capacity: CAPACITY, packed: &cache.packed, norms: &cache.norms }
+fn rows_of(codec: Codec, cache: &PackedCache) -> PackedRows<'_> {
+    PackedRows { codec, capacity: CAPACITY, packed: &cache.packed, norms: &cache.norms }
 }
 
 fn attend_dense() -> Case {
@@ -260,4 +270,119 @@ fn reduce() -> Case {
         inputs: named([("partials", bytes(&partials))]),
         judge: Box::new(move |out| judge(&floats(out, "dst"), &want, D as usize, ATTENTION_NRMSE)),
     }
+}
+
+/// Slots of a page.
+const PAGE: u32 = 16;
+/// Pages, of which the blocks of two sequences take five.
+const PAGES: u32 = 7;
+
+/// The records and the block table of two sequences with `num_tokens` query tokens, four of them
+/// the second's.
+pub fn batch(num_tokens: u32) -> ([TileSequence; 2], [u32; 5]) {
+    let first = TileSequence {
+        first_token: 0,
+        query_tokens: num_tokens - 4,
+        position: LENGTH - 9,
+        kv_seq_len: LENGTH,
+        ring_start: START,
+        kv_capacity: CAPACITY,
+        first_block: 0,
+    };
+    let second = TileSequence {
+        first_token: first.query_tokens,
+        query_tokens: 4,
+        position: 16,
+        kv_seq_len: 20,
+        ring_start: 5,
+        kv_capacity: 20,
+        first_block: 3,
+    };
+    ([first, second], [4, 0, 6, 2, 5])
+}
+
+fn attend_tiles() -> Case {
+    let params = FlashAttnTileParams {
+        n_heads: HEADS,
+        n_kv_heads: KV_HEADS,
+        head_dim: D,
+        num_tokens: 13,
+        num_sequences: 2,
+        max_query_tokens: 9,
+        page_size: PAGE,
+        num_pages: PAGES,
+        num_blocks: 5,
+        scale: 0.09,
+        mask_type: MASK_SLIDING,
+        sliding_window: 33,
+        softcap: 30.0,
+        nwg: 1,
+        split_base: 0,
+        splits: 1,
+        scale_factor_d512: 1.0,
+    };
+    let (sequences, block_table) = batch(params.num_tokens);
+    let mut rng = Gaussian::new(9);
+    // Every slot of every page holds something.
+    let mut cache = |codec: &Codec| {
+        let rows = (PAGES * KV_HEADS * PAGE) as usize;
+        let mut cache = PackedCache::empty(codec, rows, 9);
+        (0..rows).for_each(|at| cache.put(codec, at, &rng.normals(D as usize)));
+        cache
+    };
+    let [k_codec, v_codec] = codecs();
+    let (k, v) = (cache(&k_codec), cache(&v_codec));
+    let q = rng.normals((params.num_tokens * HEADS * D) as usize);
+    let pages = |rows| Pages::Packed(PackedRows { capacity: PAGE, ..rows });
+    let inputs = Inputs {
+        sequences: &sequences,
+        block_table: &block_table,
+        q: &q,
+        k: pages(rows_of(k_codec, &k)),
+        v: pages(rows_of(v_codec, &v)),
+    };
+    let want = oracle::flash_attn_tile::flash_attn_tile(&params, &inputs).unwrap();
+    Case {
+        variant: Variant::FlashAttnTile(flash_attn_tile::Problem {
+            head_dim: head_dim(),
+            k: KeyFormat::Tq(k_codec.bits),
+            v: KeyFormat::Tq(v_codec.bits),
+            num_heads: HEADS / KV_HEADS,
+            num_kv_heads: 1,
+        }),
+        fields: tile_fields(&params),
+        inputs: named([
+            ("q", bytes(&q)),
+            ("sequences", bytes(&sequences)),
+            ("block_table", bytes(&block_table)),
+            ("k", k.packed),
+            ("k_norms", bytes(&k.norms)),
+            ("v", v.packed),
+            ("v_norms", bytes(&v.norms)),
+        ]),
+        judge: Box::new(move |out| judge(&floats(out, "dst"), &want, D as usize, ATTENTION_NRMSE)),
+    }
+}
+
+fn tile_fields(p: &FlashAttnTileParams) -> Fields<'static> {
+    let mut fields = integers([
+        ("n_heads", p.n_heads),
+        ("n_kv_heads", p.n_kv_heads),
+        ("head_dim", p.head_dim),
+        ("num_tokens", p.num_tokens),
+        ("num_sequences", p.num_sequences),
+        ("max_query_tokens", p.max_query_tokens),
+        ("page_size", p.page_size),
+        ("num_pages", p.num_pages),
+        ("num_blocks", p.num_blocks),
+        ("mask_type", p.mask_type),
+        ("sliding_window", p.sliding_window),
+        ("nwg", p.nwg),
+        ("split_base", p.split_base),
+        ("splits", p.splits),
+    ]);
+    fields.insert("scale", Number::F32(p.scale));
+    fields.insert("softcap", Number::F32(p.softcap));
+    fields.insert("scale_factor_d512", Number::F32(p.scale_factor_d512));
+    fields
 }

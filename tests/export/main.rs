@@ -15,7 +15,7 @@ use wgtq::codec::{Bits, HeadDim, Rotation};
 use wgtq::contract::{Caps, Contract, Language, Launch, Plan};
 use wgtq::export::{Choices, Exported, KernelContract, Target, Variant, export};
 use wgtq::gpu::device::{Gpu, Selection};
-use wgtq::kernels::{self, flash_attn_vec, flash_attn_vec_tq};
+use wgtq::kernels::{self, flash_attn_tile, flash_attn_vec, flash_attn_vec_tq};
 use wgtq::params::*;
 
 use crate::cases::Case;
@@ -31,9 +31,10 @@ fn written(contract: &KernelContract) -> Value {
 fn choices() -> Choices {
     Choices {
         head_dims: HeadDim::ALL.to_vec(),
-        bits: vec![Bits::new(4).unwrap()],
+        bits: vec![[Bits::B4, Bits::B4], [Bits::B8, Bits::B4], [Bits::B3, Bits::B5]],
         ratios: vec![1, 3, 8, 11],
         rotations: vec![Rotation::Plain, Rotation::Srht],
+        norm_correction: true,
     }
 }
 
@@ -179,6 +180,28 @@ fn fields_are_at_the_offsets_of_the_rust_structs() {
                 ring_start,
             }
         ),
+        block!(
+            "flash_attn_tile",
+            FlashAttnTileParams {
+                n_heads,
+                n_kv_heads,
+                head_dim,
+                num_tokens,
+                num_sequences,
+                max_query_tokens,
+                page_size,
+                num_pages,
+                num_blocks,
+                scale,
+                mask_type,
+                sliding_window,
+                softcap,
+                nwg,
+                split_base,
+                splits,
+                scale_factor_d512,
+            }
+        ),
     ];
     for (_, Exported { contract, .. }) in exports(Target::WgslNative, None) {
         let Some((_, size, fields)) = blocks.iter().find(|b| b.0 == contract.kernel) else {
@@ -236,6 +259,16 @@ fn launch(variant: &Variant, plan: &Plan, fields: &Fields<'_>, caps: &Caps) -> L
             let params = FlashAttnVecReduceParams { nrows: integer("nrows"), nwg: integer("nwg") };
             p.launch(&params, caps)
         }
+        Variant::FlashAttnTile(p) => {
+            let (num_heads, num_kv_heads) = (integer("n_heads"), integer("n_kv_heads"));
+            let (sequences, block_table) = cases::batch(integer("num_tokens"));
+            flash_attn_tile::Problem { num_heads, num_kv_heads, ..*p }.launch(
+                &params(contract, fields),
+                &sequences,
+                &block_table,
+                caps,
+            )
+        }
     }
     .unwrap()
 }
@@ -257,6 +290,7 @@ fn resized(variant: &Variant, case: &Case, scale: u32) -> Fields<'static> {
     set("nwg", scale.min(MAX_SPLITS));
     set("cache_capacity", 48 * scale);
     set("num_tokens", 13 * scale);
+    set("max_query_tokens", 13 * scale);
     if let Some(ratio) = variant.ratio() {
         set("n_heads", 2 * ratio);
     }

@@ -44,6 +44,41 @@ fn export_writes_code_and_contract_side_by_side() {
     }
 }
 
+/// Attention for each K width with each V width; every other kernel once for each width of either.
+#[test]
+fn export_takes_k_and_v_widths_apart() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let exported = |flags: &[&str]| -> Vec<(String, Value)> {
+        let kernels = "flash_attn_vec_tq,quantize_kv,dequantize_kv";
+        let base = ["kernels", "export", "--target", "wgsl-native", "--head-dim", "64", "--json"];
+        let output = wgtq(&[&base[..], &["--kernel", kernels, "--out", out], flags].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let contracts: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let name = |c: &Value| c["kernel"].as_str().unwrap().to_owned();
+        contracts.iter().map(|c| (name(c), c["variant"].clone())).collect()
+    };
+    let of = |contracts: &[(String, Value)], kernel: &str, field: &str| -> Vec<String> {
+        let mine = contracts.iter().filter(|(name, _)| name == kernel);
+        mine.map(|(_, variant)| variant[field].as_str().unwrap().to_owned()).collect()
+    };
+    let apart = exported(&["--k-bits", "8,6", "--v-bits", "4,3", "--norm-correction"]);
+    assert_eq!(of(&apart, "flash_attn_vec_tq", "k_bits"), ["8", "8", "6", "6"]);
+    assert_eq!(of(&apart, "flash_attn_vec_tq", "v_bits"), ["4", "3", "4", "3"]);
+    assert_eq!(of(&apart, "quantize_kv", "bits"), ["8", "4", "3", "6"]);
+    assert_eq!(of(&apart, "quantize_kv", "norm_correction"), ["true"; 4]);
+    assert_eq!(of(&apart, "dequantize_kv", "bits"), ["8", "4", "3", "6"]);
+
+    let same = exported(&["--bits", "2,5"]);
+    assert_eq!(of(&same, "flash_attn_vec_tq", "k_bits"), ["2", "5"]);
+    assert_eq!(of(&same, "flash_attn_vec_tq", "v_bits"), ["2", "5"]);
+    assert_eq!(of(&same, "quantize_kv", "norm_correction"), ["false"; 2]);
+
+    let k_only = exported(&["--k-bits", "8"]);
+    assert_eq!(of(&k_only, "flash_attn_vec_tq", "k_bits"), ["8"]);
+    assert_eq!(of(&k_only, "flash_attn_vec_tq", "v_bits"), ["4"]);
+}
+
 #[test]
 fn wrong_flags_are_named_and_write_nothing() {
     let folder = tempfile::TempDir::new().unwrap();
@@ -52,6 +87,8 @@ fn wrong_flags_are_named_and_write_nothing() {
         (&["--target", "glsl", "--head-dim", "64"][..], "glsl"),
         (&["--target", "msl", "--head-dim", "65"], "65"),
         (&["--target", "msl", "--head-dim", "64", "--bits", "9"], "bits"),
+        (&["--target", "msl", "--head-dim", "64", "--v-bits", "7"], "2, 3, 4, 5, 6 or 8"),
+        (&["--target", "msl", "--head-dim", "64", "--bits", "4", "--k-bits", "8"], "--k-bits"),
         (&["--target", "msl", "--head-dim", "64", "--kernel", "sdpa"], "sdpa"),
         (&["--target", "msl", "--head-dim", "64", "--ratio", "0"], "ratio"),
         (&["--target", "msl", "--head-dim", "64", "--subgroup-size", "none"], "32 for MSL"),

@@ -85,8 +85,8 @@ pub fn output_planned_for(case: &impl Case, width: u32) -> Option<Vec<f32>> {
     if caps.subgroup_size.is_none_or(|measured| measured >= 16) {
         return None;
     }
-    let prepared = case.prepare().unwrap();
+    let prepared = case.prepare().expect("a case that runs");
     let caps = caps.with_subgroup_size(Some(width));
-    let (tape, outputs) = prepared.tape(&caps, LegName::Wgsl.language()).unwrap();
-    Some(leg.run(&tape).unwrap().floats(outputs[0]))
+    let (tape, outputs) = prepared.tape(&caps, LegName::Wgsl.language()).expect("a plan");
+    Some(leg.run(&tape).expect("a run").floats(outputs[0]))
 }

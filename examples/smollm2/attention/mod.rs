@@ -129,8 +129,7 @@ impl Kind {
     pub fn pairs(self) -> Vec<BitPair> {
         match self {
             Self::Exact => Vec::new(),
-            Self::Oracle => BitPair::all(),
-            Self::Gpu => vec![BitPair { k: Bits::B4, v: Bits::B4 }],
+            Self::Oracle | Self::Gpu => BitPair::all(),
         }
     }
 

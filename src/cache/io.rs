@@ -1,0 +1,268 @@
+//! The engine's buffers, bound to a layer once.
+
+use super::config::Output;
+use super::kind::Kind;
+use super::misuse::Misuse;
+use crate::error::{Error, Result};
+use crate::gpu::{Bound, Kernel};
+use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
+use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
+use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
+use crate::kernels::fwht::{self, Fwht};
+use crate::kernels::quantize_kv::{self, QuantizeKv};
+use crate::params::{
+    FlashAttnTileParams, FlashAttnVecTqParams, FwhtParams, QuantizeKvParams, TileSequence,
+};
+
+/// An engine's buffers for one layer, all f32 and after RoPE. They may be parts of larger buffers,
+/// and the same for every layer; only `q` and `out` must be in different ones.
+#[derive(Debug, Clone)]
+pub struct Io<'a> {
+    /// `[token][head][coord]`. Rotated in place by `attend`.
+    pub q: wgpu::BufferBinding<'a>,
+    /// `[token][kv_head][coord]`.
+    pub k: wgpu::BufferBinding<'a>,
+    /// `[token][kv_head][coord]`.
+    pub v: wgpu::BufferBinding<'a>,
+    /// `[token][head][coord]`, or partials; see [`Output`].
+    pub out: wgpu::BufferBinding<'a>,
+}
+
+/// An [`Io`] bound to a layer of a cache, for as many steps as its buffers live.
+#[derive(Debug)]
+pub struct LayerIo {
+    pub(super) cache: u64,
+    pub(super) layer: usize,
+    pub(super) quantize_k: Bound<QuantizeKv>,
+    pub(super) quantize_v: Bound<QuantizeKv>,
+    pub(super) rotate_q: Bound<Fwht>,
+    pub(super) one: Attending<FlashAttnVecTq>,
+    /// None where no step has more than one token.
+    pub(super) several: Option<Attending<FlashAttnTile>>,
+    /// From the cache's partials into `out`; none where it has none.
+    pub(super) reduce: Option<Bound<FlashAttnVecReduce>>,
+    /// None where `out` takes partials.
+    pub(super) unrotate_out: Option<Bound<Fwht>>,
+    /// Tokens that q and out, and k and v, have room for.
+    query_tokens: Room,
+    kv_tokens: Room,
+}
+
+/// An attention kernel bound to where it may have to write.
+#[derive(Debug)]
+pub(super) struct Attending<K> {
+    /// `out`.
+    whole: Bound<K>,
+    /// The cache's partials, where it has any.
+    split: Option<Bound<K>>,
+}
+
+impl<K> Attending<K> {
+    /// The binding for a step whose splits are reduced, or not.
+    pub fn target(&self, reduced: bool) -> &Bound<K> {
+        self.split.as_ref().filter(|_| reduced).unwrap_or(&self.whole)
+    }
+}
+
+/// How many tokens a buffer has room for.
+#[derive(Debug, Clone, Copy)]
+struct Room {
+    buffer: &'static str,
+    found: u64,
+    stride: u64,
+}
+
+impl Room {
+    fn of(buffer: &'static str, binding: &wgpu::BufferBinding<'_>, stride: u64) -> Self {
+        let rest = binding.buffer.size().saturating_sub(binding.offset);
+        let found = binding.size.map_or(rest, wgpu::BufferSize::get).min(rest);
+        Self { buffer, found, stride }
+    }
+
+    fn less(self, other: Self) -> Self {
+        if other.found / other.stride < self.found / self.stride { other } else { self }
+    }
+
+    fn check(&self, tokens: u32) -> Result<()> {
+        let needed = u64::from(tokens) * self.stride;
+        if needed > self.found {
+            let (buffer, found) = (self.buffer, self.found);
+            return Err(Error::BufferTooSmall { kernel: "KvCache", buffer, needed, found });
+        }
+        Ok(())
+    }
+}
+
+/// A layer's own buffers.
+#[derive(Debug)]
+pub(super) struct LayerBuffers {
+    pub k_packed: wgpu::Buffer,
+    pub k_norms: wgpu::Buffer,
+    pub v_packed: wgpu::Buffer,
+    pub v_norms: wgpu::Buffer,
+}
+
+/// What a bind takes from the cache.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Own<'a> {
+    pub cache: u64,
+    pub layer: usize,
+    pub kind: &'a Kind,
+    pub buffers: &'a LayerBuffers,
+    pub params: &'a wgpu::Buffer,
+    /// The block table of one page, in `params`.
+    pub table: u64,
+    pub partials: Option<&'a wgpu::Buffer>,
+    pub output: Output,
+}
+
+impl LayerIo {
+    pub(super) fn check_append(&self, tokens: u32) -> Result<()> {
+        self.kv_tokens.check(tokens)
+    }
+
+    pub(super) fn check_attend(&self, tokens: u32) -> Result<()> {
+        self.query_tokens.check(tokens)
+    }
+
+    pub(super) fn new(device: &wgpu::Device, own: Own<'_>, io: &Io<'_>) -> Result<Self> {
+        if io.q.buffer == io.out.buffer {
+            return Err(Misuse::SharedBuffer { layer: own.layer }.into());
+        }
+        let (row, kv_row) = (own.kind.row_bytes(), own.kind.kv_row_bytes());
+        let query_tokens =
+            Room::of("q", &io.q, row).less(Room::of("out", &io.out, own.kind.out_bytes()?));
+        let kv_tokens = Room::of("k", &io.k, kv_row).less(Room::of("v", &io.v, kv_row));
+        query_tokens.check(1)?;
+        kv_tokens.check(1)?;
+        let unrotate_out = match own.output {
+            Output::Rows => Some(own.rotation(device, &own.kind.unrotate, &io.out)?),
+            Output::Partials => None,
+        };
+        Ok(Self {
+            cache: own.cache,
+            layer: own.layer,
+            quantize_k: own.quantize(device, Side::K, &io.k)?,
+            quantize_v: own.quantize(device, Side::V, &io.v)?,
+            rotate_q: own.rotation(device, &own.kind.rotate, &io.q)?,
+            one: own.attending(io, |dst| own.one(device, &io.q, dst))?,
+            several: match &own.kind.tile {
+                Some(tile) => Some(own.attending(io, |dst| own.tile(device, tile, &io.q, dst))?),
+                None => None,
+            },
+            reduce: own
+                .partials
+                .map(|partials| own.reduce(device, partials, &io.out))
+                .transpose()?,
+            unrotate_out,
+            query_tokens,
+            kv_tokens,
+        })
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    K,
+    V,
+}
+
+impl<'a> Own<'a> {
+    fn quantize(
+        &self,
+        device: &wgpu::Device,
+        side: Side,
+        src: &wgpu::BufferBinding<'_>,
+    ) -> Result<Bound<QuantizeKv>> {
+        let (kernel, packed, norms) = match side {
+            Side::K => (&self.kind.quantize_k, &self.buffers.k_packed, &self.buffers.k_norms),
+            Side::V => (&self.kind.quantize_v, &self.buffers.v_packed, &self.buffers.v_norms),
+        };
+        let buffers = quantize_kv::Buffers {
+            src: src.clone(),
+            packed: packed.as_entire_buffer_binding(),
+            norms: norms.as_entire_buffer_binding(),
+            params: self.block::<QuantizeKvParams>(),
+        };
+        kernel.bind(device, buffers)
+    }
+
+    fn rotation(
+        &self,
+        device: &wgpu::Device,
+        kernel: &Kernel<Fwht>,
+        data: &wgpu::BufferBinding<'_>,
+    ) -> Result<Bound<Fwht>> {
+        let params = self.block::<FwhtParams>();
+        kernel.bind(device, fwht::Buffers { data: data.clone(), params })
+    }
+
+    fn attending<K>(
+        &self,
+        io: &Io<'_>,
+        bind: impl Fn(wgpu::BufferBinding<'_>) -> Result<Bound<K>>,
+    ) -> Result<Attending<K>> {
+        let split = self.partials.map(|partials| bind(partials.as_entire_buffer_binding()));
+        Ok(Attending { whole: bind(io.out.clone())?, split: split.transpose()? })
+    }
+
+    fn one(
+        &self,
+        device: &wgpu::Device,
+        q: &wgpu::BufferBinding<'_>,
+        dst: wgpu::BufferBinding<'_>,
+    ) -> Result<Bound<FlashAttnVecTq>> {
+        let buffers = flash_attn_vec_tq::Buffers {
+            params: self.block::<FlashAttnVecTqParams>(),
+            q: q.clone(),
+            k_packed: self.buffers.k_packed.as_entire_buffer_binding(),
+            k_norms: self.buffers.k_norms.as_entire_buffer_binding(),
+            v_packed: self.buffers.v_packed.as_entire_buffer_binding(),
+            v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
+            dst,
+        };
+        self.kind.attend.bind(device, buffers)
+    }
+
+    fn tile(
+        &self,
+        device: &wgpu::Device,
+        kernel: &Kernel<FlashAttnTile>,
+        q: &wgpu::BufferBinding<'_>,
+        dst: wgpu::BufferBinding<'_>,
+    ) -> Result<Bound<FlashAttnTile>> {
+        let buffers = flash_attn_tile::Buffers {
+            params: self.block::<FlashAttnTileParams>(),
+            q: q.clone(),
+            sequences: self.block::<TileSequence>(),
+            block_table: wgpu::BufferBinding { offset: self.table, ..self.block::<u32>() },
+            k: self.buffers.k_packed.as_entire_buffer_binding(),
+            k_norms: self.buffers.k_norms.as_entire_buffer_binding(),
+            v: self.buffers.v_packed.as_entire_buffer_binding(),
+            v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
+            dst,
+        };
+        kernel.bind(device, buffers)
+    }
+
+    fn reduce(
+        &self,
+        device: &wgpu::Device,
+        partials: &wgpu::Buffer,
+        out: &wgpu::BufferBinding<'_>,
+    ) -> Result<Bound<FlashAttnVecReduce>> {
+        let buffers = flash_attn_vec_reduce::Buffers {
+            nrows: self.block::<u32>(),
+            partials: partials.as_entire_buffer_binding(),
+            dst: out.clone(),
+            nwg: self.block::<u32>(),
+        };
+        self.kind.reduce.bind(device, buffers)
+    }
+
+    /// A parameter block, in whichever slot the recording names.
+    fn block<T>(&self) -> wgpu::BufferBinding<'a> {
+        let size = wgpu::BufferSize::new(size_of::<T>() as u64);
+        wgpu::BufferBinding { buffer: self.params, offset: 0, size }
+    }
+}

@@ -1,0 +1,54 @@
+//! [`KvCache`]: a packed cache for every layer of a model, one `append` and one `attend` a layer.
+//!
+//! # Order of calls
+//!
+//! 1. Once: [`KvCache::new`], then [`KvCache::bind`] for each layer, with the buffers that hold
+//!    the engine's q, k, v and output.
+//! 2. Each step: [`begin_step`](KvCache::begin_step); for each layer
+//!    [`append`](KvCache::append) and [`attend`](KvCache::attend) into the engine's own pass;
+//!    [`end_step`](KvCache::end_step).
+//! 3. After the engine's submit: [`submitted`](KvCache::submitted).
+//!
+//! Any other order is a [`Misuse`] error, and nothing is recorded.
+//!
+//! # Why in this order
+//!
+//! A write through a queue lands before all of the next submit, not where it stands between two
+//! dispatches. So what changes from step to step (lengths, slots, splits) must be in place before
+//! the first dispatch, and dispatches of one submit cannot take turns with one parameter block.
+//! `begin_step` therefore writes the parameters of all layers at once into slots of the step's own;
+//! equal layers share theirs, and a recording only names the slot, by a dynamic offset.
+//! The slots are as many as [`Config::steps_per_submit`] needs. The cache cannot see a submit, so
+//! the engine says when one was made: a step whose slots might still be waiting is refused.
+//!
+//! Bind groups over the engine's buffers are made in `bind`. After that nothing allocates on the
+//! device, copies or submits; the one use of the queue is the write that `begin_step` is given it
+//! for.
+//!
+//! q is rotated in place, the output as well: neither needs a buffer of the cache's. Afterwards the
+//! q buffer holds rotated queries, which is why a layer attends once a step.
+//!
+//! # Lengths
+//!
+//! All layers have seen the same tokens. Position p lies at slot `p % capacity`; a ring keeps the
+//! newest `capacity` positions. [`truncate`](KvCache::truncate) forgets the newest ones, as far as
+//! no ring has overwritten what an earlier token would see.
+
+mod bytes;
+mod config;
+mod history;
+mod io;
+mod kind;
+mod kv_cache;
+mod make;
+mod misuse;
+pub mod snapshot;
+mod transfer;
+
+pub use crate::oracle::flash_attn_vec_reduce::{Partials, merge};
+pub use bytes::Bytes;
+pub use config::{Config, LayerConfig, Output, Storage};
+pub use io::{Io, LayerIo};
+pub use kv_cache::{KvCache, PartialsLayout};
+pub use misuse::Misuse;
+pub use snapshot::{Snapshot, SnapshotHeader};
