@@ -64,9 +64,10 @@ impl Args {
         for path in self.out.iter().chain(&self.svg) {
             wgtq::driver::check_writable(path)?;
         }
+        self.check_legs()?;
         let gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
         super::note(&format!("on {}", gpu.report.line()));
-        let plan = self.plan(&gpu)?;
+        let plan = self.plan(&gpu);
         let bar = super::bar(
             (plan.presets.len() * plan.lengths.len() * plan.formats.len() * plan.legs.len()) as u64,
         );
@@ -90,7 +91,7 @@ impl Args {
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(2) })
     }
 
-    fn plan(&self, gpu: &Gpu) -> Result<Plan, DriverError> {
+    fn check_legs(&self) -> Result<(), DriverError> {
         let timed = [LegName::Wgsl, LegName::WgslTrusted, LegName::WgslSpirv, LegName::Msl];
         if let Some(leg) = self.leg.iter().find(|leg| !timed.contains(leg)) {
             return Err(DriverError::Argument {
@@ -99,6 +100,10 @@ impl Args {
                 found: leg.as_str().to_owned(),
             });
         }
+        Ok(())
+    }
+
+    fn plan(&self, gpu: &Gpu) -> Plan {
         let mut legs = self.leg.clone();
         if legs.is_empty() {
             legs = vec![LegName::Wgsl, LegName::WgslTrusted];
@@ -111,7 +116,7 @@ impl Args {
         } else {
             (self.preset.clone(), self.kv_seq_len.clone())
         };
-        Ok(Plan {
+        Plan {
             presets,
             lengths,
             formats: self.format.clone(),
@@ -121,7 +126,7 @@ impl Args {
             wake_up_ms: if self.quick { 100.0 } else { 1000.0 },
             samples: if self.quick { 5 } else { 15 },
             seed: self.seed,
-        })
+        }
     }
 
     fn write(&self, report: &Report) -> Result<(), DriverError> {
