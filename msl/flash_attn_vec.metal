@@ -29,9 +29,9 @@ kernel void flash_attn_vec(
     device float *dst [[buffer(4)]],      // [head][coord], or partials
     uint3 workgroup [[threadgroup_position_in_grid]],
     uint tid [[thread_index_in_threadgroup]]) {
-    threadgroup float merge_acc[ROW_GROUPS * HEAD_DIM];
-    threadgroup float merge_max[ROW_GROUPS];
-    threadgroup float merge_sum[ROW_GROUPS];
+    threadgroup float4 merge_acc[ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u];
+    threadgroup float merge_max[ROW_GROUPS * MERGE_HEADS];
+    threadgroup float merge_sum[ROW_GROUPS * GROUP_PAD];
 
     uint lane = tid % LANES;
     uint row_group = tid / LANES;
@@ -124,38 +124,29 @@ kernel void flash_attn_vec(
         }
     }
 
-    // Phase 5: merge the row groups, one query head at a time, and store. Two barriers a head are
-    // enough: each array is read between one pair of barriers and written between the other.
-    for (uint h = 0; h < GROUP; h++) {
-        if (lane == 0u) {
-            merge_max[row_group] = top[h];
-            merge_sum[row_group] = sum[h];
-        }
+    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
+    for (uint batch = 0; batch < GROUP; batch += MERGE_HEADS) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        float all_top = merged_max(merge_max);
-        float all_sum = merged_sum(merge_max, merge_sum, all_top);
-        float factor = precise::exp(top[h] - all_top);
-        for (uint i = 0; i < VECS; i++) {
-            for (uint c = 0; c < 4u; c++) {
-                merge_acc[row_group * HEAD_DIM + lane * COORDS + i * 4u + c] = acc[h * VECS + i][c] * factor;
-            }
-        }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        uint head = first_head + h;
-        if (head < end_head) {
-            for (uint c = tid; c < HEAD_DIM; c += WORKGROUP_SIZE) {
-                float value = merged_acc(merge_acc, c);
-                if (params.nwg == 1u) {
-                    dst[head * HEAD_DIM + c] = all_sum == 0.0f ? 0.0f : value / all_sum;
-                } else {
-                    dst[partial_at(head, c, split, params.nwg)] = value;
+        for (uint h = 0; h < GROUP; h++) {
+            if (h / MERGE_HEADS * MERGE_HEADS == batch) {
+                uint at = row_group * MERGE_HEADS + h % MERGE_HEADS;
+                if (lane == 0u) {
+                    merge_max[at] = top[h];
+                    merge_sum[row_group * GROUP_PAD + h] = sum[h];
+                }
+                for (uint i = 0; i < VECS; i++) {
+                    merge_acc[(at * HEAD_DIM + lane * COORDS) / 4u + i] = acc[h * VECS + i];
                 }
             }
-            if (params.nwg > 1u && tid == 0u) {
-                uint at = partial_pair_at(params.n_heads, head, split, params.nwg);
-                dst[at] = all_sum;
-                dst[at + 1u] = all_top;
-            }
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        uint here = first_head + batch;
+        uint heads = min(MERGE_HEADS, max(end_head, here) - here);
+        Merge merge = {merge_acc, merge_max, merge_sum, 1u};
+        for (uint x = tid; x < heads * HEAD_DIM; x += WORKGROUP_SIZE) {
+            uint c = x % HEAD_DIM;
+            Merged merged = merged_at(merge, batch, x / HEAD_DIM, c);
+            store(dst, here + x / HEAD_DIM, c, split, params.n_heads, params.nwg, merged);
         }
     }
 }

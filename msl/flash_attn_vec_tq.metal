@@ -2,13 +2,21 @@
 //
 // Threadgroup (x, y): x = KV head and part of its query heads, y = split of the visible
 // positions. All GROUP query heads share one read of K and V. See shared/attention.h for row
-// groups; each handles ROWS positions at a time, so that ROWS reads are in flight.
+// groups; each handles ROWS positions at a time, and reads the next ones before it computes.
 // Contract: src/kernels/flash_attn_vec_tq.rs. Oracle: src/oracle/flash_attn_vec_tq.rs.
 
-constant constexpr uint OCTETS = COORDS / 8u; // groups of eight codes that a lane reads of each row
+constant constexpr uint K_LANE_BITS = COORDS * K_BITS;
+constant constexpr uint V_LANE_BITS = COORDS * V_BITS;
+constant constexpr uint K_WORDS = (K_LANE_BITS + 31u) / 32u; // words that hold a lane's codes of one row
+constant constexpr uint V_WORDS = (V_LANE_BITS + 31u) / 32u;
 constant constexpr uint K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
 constant constexpr uint V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
-constant constexpr uint BLOCK_LANES = LANES / NORMS_PER_POS; // lanes whose coordinates share a norm
+constant constexpr uint TILE = ROW_GROUPS * ROWS; // positions that a threadgroup handles at a time
+
+// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
+// is far from overflow, and rescaling is rare.
+constant constexpr float SLACK = 8.0f;
+constant constexpr float HIDDEN = -3.0e38f; // score of a row past the end: far under any running maximum
 
 struct Params {
     uint n_heads;
@@ -26,6 +34,68 @@ struct Params {
 };
 static_assert(sizeof(Params) == 48, "Params is the contract's block");
 
+// What a lane reads of a tile.
+struct Tile {
+    uint k[ROWS][K_WORDS];
+    uint v[ROWS][V_WORDS];
+    Owned k_norms;
+    Owned v_norms;
+};
+
+// The cache as the kernel's arguments give it.
+struct Cache {
+    device const uint *k_packed;
+    device const float *k_norms;
+    device const uint *v_packed;
+    device const float *v_norms;
+    uint capacity;
+    uint ring_start;
+};
+
+// A lane's codes of one row, first code in the lowest bits.
+template <uint WORDS, uint LANE_BITS, uint ROW_WORDS>
+inline void words_at(device const uint *packed, uint row, uint lane, thread uint (&words)[WORDS]) {
+    uint bit = lane * LANE_BITS;
+    uint first = row * ROW_WORDS + bit / 32u;
+    uint last = row * ROW_WORDS + (bit + LANE_BITS - 1u) / 32u;
+    for (uint i = 0; i < WORDS; i++) {
+        words[i] = packed[first + i];
+        if (LANE_BITS % 32u != 0u) {
+            words[i] = four_codes(uint2(words[i], packed[min(first + i + 1u, last)]), bit % 32u);
+        }
+    }
+}
+
+// Row of K and V of a position; rows past the end repeat the last one.
+inline uint row_at(Cache cache, uint position, uint end, uint kv_head) {
+    uint slot = ring_slot(min(position, end - 1u), cache.ring_start, cache.capacity);
+    return kv_head * cache.capacity + slot;
+}
+
+// Reads the tile at `base`, of positions before `end`, which is above 0.
+inline Tile tile_at(Cache cache, uint tid, uint base, uint end, uint kv_head) {
+    uint lane = tid % LANES;
+    uint first = base + tid / LANES;
+    Tile tile;
+    for (uint r = 0; r < ROWS; r++) {
+        uint row = row_at(cache, first + r * ROW_GROUPS, end, kv_head);
+        words_at<K_WORDS, K_LANE_BITS, K_ROW_WORDS>(cache.k_packed, row, lane, tile.k[r]);
+        words_at<V_WORDS, V_LANE_BITS, V_ROW_WORDS>(cache.v_packed, row, lane, tile.v[r]);
+    }
+    for (uint j = 0; j < OWNED; j++) {
+        uint r = (j * OWNERS + lane % OWNERS) / GROUP_PAD;
+        uint row = row_at(cache, first + r * ROW_GROUPS, end, kv_head);
+        tile.k_norms.x[j] = cache.k_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
+        tile.v_norms.x[j] = cache.v_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
+    }
+    return tile;
+}
+
+// Adds the dot product of a and b to sum.
+inline float dot_add(float4 a, float4 b, float sum) {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
 kernel void flash_attn_vec_tq(
     constant Params &params [[buffer(0)]],
     device const float4 *q [[buffer(1)]],      // [head][coord / 4], rotated
@@ -35,11 +105,12 @@ kernel void flash_attn_vec_tq(
     device const float *v_norms [[buffer(5)]], // [kv_head][slot][block]
     device float *dst [[buffer(6)]],           // [head][coord], or partials
     uint3 workgroup [[threadgroup_position_in_grid]],
-    uint tid [[thread_index_in_threadgroup]]) {
+    uint tid [[thread_index_in_threadgroup]],
+    uint simd_lane [[thread_index_in_simdgroup]]) {
     threadgroup float codebook[CODEBOOK_LEN];
-    threadgroup float merge_acc[ROW_GROUPS * HEAD_DIM];
-    threadgroup float merge_max[ROW_GROUPS];
-    threadgroup float merge_sum[ROW_GROUPS];
+    threadgroup float4 merge_acc[ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u];
+    threadgroup float merge_max[ROW_GROUPS * MERGE_HEADS];
+    threadgroup float merge_sum[ROW_GROUPS * SCORES];
 
     uint lane = tid % LANES;
     uint row_group = tid / LANES;
@@ -47,17 +118,7 @@ kernel void flash_attn_vec_tq(
     uint first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
     uint end_head = min(first_head + GROUP, (kv_head + 1u) * GQA);
     uint split = workgroup.y;
-
-    // Phase 1: codebook to threadgroup memory, q to registers.
-    codebook_fill(codebook, tid);
-    float4 query[GROUP * VECS];
-    for (uint h = 0; h < GROUP; h++) {
-        uint head = min(first_head + h, end_head - 1u);
-        for (uint i = 0; i < VECS; i++) {
-            query[h * VECS + i] = q[(head * HEAD_DIM + lane * COORDS) / 4u + i];
-        }
-    }
-    threadgroup_barrier(mem_flags::mem_threadgroup);
+    Cache cache = {k_packed, k_norms, v_packed, v_norms, params.kv_capacity, params.ring_start};
 
     // The positions of this split: an equal contiguous part of the visible ones.
     uint first = first_visible(params.kv_seq_len, params.mask_type, params.sliding_window);
@@ -65,123 +126,139 @@ kernel void flash_attn_vec_tq(
     uint begin = min(first + split * span, params.kv_seq_len);
     uint end = min(begin + span, params.kv_seq_len);
 
-    float start = sum_start(row_sum_fits(tid));
-    float top[GROUP];
-    float sum[GROUP];
+    // Phase 1: first tile and q to registers, codebook to threadgroup memory.
+    Tile next = {};
+    if (begin < end) {
+        next = tile_at(cache, tid, begin, end, kv_head);
+    }
+    float4 query[GROUP * VECS];
+    for (uint h = 0; h < GROUP; h++) {
+        uint head = min(first_head + h, end_head - 1u);
+        for (uint i = 0; i < VECS; i++) {
+            query[h * VECS + i] = q[(head * HEAD_DIM + lane * COORDS) / 4u + i];
+        }
+    }
+    codebook_fill(codebook, tid);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+
+    float start = sum_start(exchange_fits(tid, simd_lane));
+    float top[GROUP]; // running maximum, to within SLACK
+    Owned owned_top;  // the same of the owned scores' heads
+    Owned owned_sum;
     float4 acc[GROUP * VECS];
     for (uint h = 0; h < GROUP; h++) {
         top[h] = NO_SCORE;
-        sum[h] = start;
         for (uint i = 0; i < VECS; i++) {
             acc[h * VECS + i] = float4(start);
         }
     }
+    for (uint j = 0; j < OWNED; j++) {
+        owned_top.x[j] = NO_SCORE;
+        owned_sum.x[j] = start;
+    }
 
-    for (uint base = begin; base < end; base += ROW_GROUPS * ROWS) {
-        // Phase 2: scores. Rows past the end repeat the last one and get no weight.
-        uint rows[ROWS];
-        float scores[ROWS * GROUP];
+    for (uint base = begin; base < end; base += TILE) {
+        Tile tile = next;
+        if (base + TILE < end) {
+            next = tile_at(cache, tid, base + TILE, end, kv_head);
+        }
+
+        // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
+        Scores scores = {};
         for (uint r = 0; r < ROWS; r++) {
-            uint i = min(base + r * ROW_GROUPS + row_group, end - 1u);
-            uint row = kv_head * params.kv_capacity + ring_slot(i, params.ring_start, params.kv_capacity);
-            rows[r] = row;
-            for (uint h = 0; h < GROUP; h++) {
-                scores[r * GROUP + h] = 0.0f;
-            }
-            for (uint o = 0; o < OCTETS; o++) {
-                uint bit = (lane * OCTETS + o) * 8u * K_BITS;
-                uint word = row * K_ROW_WORDS + bit / 32u;
-                uint2 words = uint2(k_packed[word], k_packed[word + second_word(bit, K_BITS)]);
-                float4 lo = centroids(codebook, four_codes(words, bit % 32u), K_BITS, 0u);
-                float4 hi = centroids(codebook, four_codes(words, bit % 32u + 4u * K_BITS), K_BITS, 0u);
+            for (uint i = 0; i < VECS; i++) {
+                uint bit = 4u * i * K_BITS;
+                uint2 words = uint2(tile.k[r][bit / 32u], tile.k[r][min(bit / 32u + 1u, K_WORDS - 1u)]);
+                float4 x = centroids(codebook, four_codes(words, bit % 32u), K_BITS, 0u);
                 for (uint h = 0; h < GROUP; h++) {
-                    uint at = h * VECS + 2u * o;
-                    scores[r * GROUP + h] += dot(lo, query[at]) + dot(hi, query[at + 1u]);
+                    uint v = r * GROUP_PAD + h;
+                    scores.x[v] = dot_add(x, query[h * VECS + i], scores.x[v]);
                 }
             }
-            float norm = k_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
-            float factor = decode_scale(norm, params.scale_factor_d512) * params.scale;
-            for (uint h = 0; h < GROUP; h++) {
-                scores[r * GROUP + h] *= factor;
-            }
         }
-        for (uint i = 0; i < ROWS * GROUP; i++) {
-            scores[i] = soften(row_sum(scores[i]), params.softcap);
+        Owned owned = block_sums(tid, scores);
+        for (uint j = 0; j < OWNED; j++) {
+            owned.x[j] *= decode_scale(tile.k_norms.x[j], params.scale_factor_d512) * params.scale;
+        }
+        owned = row_sums(owned);
+        for (uint j = 0; j < OWNED; j++) {
+            uint v = j * OWNERS + lane % OWNERS;
+            bool visible = base + v / GROUP_PAD * ROW_GROUPS + row_group < end && v % GROUP_PAD < GROUP;
+            owned.x[j] = visible ? soften(owned.x[j], params.softcap) : HIDDEN;
         }
 
-        // Phase 3: running softmax; scores become weights.
+        // Phase 3: running softmax; scores become weights, which take V's norm along.
+        Heads maxima = head_maxima(simd_lane, owned);
+        bool rises = false;
         for (uint h = 0; h < GROUP; h++) {
-            float new_top = top[h];
-            for (uint r = 0; r < ROWS; r++) {
-                bool visible = base + r * ROW_GROUPS + row_group < end;
-                new_top = max(new_top, visible ? scores[r * GROUP + h] : NO_SCORE);
+            rises = rises || maxima.x[h] > top[h] + SLACK;
+        }
+        if (rises) {
+            for (uint h = 0; h < GROUP; h++) {
+                float new_top = max(top[h], maxima.x[h]);
+                float rescale = precise::exp(top[h] - new_top);
+                top[h] = new_top;
+                for (uint i = 0; i < VECS; i++) {
+                    acc[h * VECS + i] *= rescale;
+                }
+                for (uint j = 0; j < OWNED; j++) {
+                    if ((j * OWNERS + lane % OWNERS) % GROUP_PAD == h) {
+                        owned_sum.x[j] *= rescale;
+                        owned_top.x[j] = new_top;
+                    }
+                }
             }
-            float rescale = precise::exp(top[h] - new_top);
-            top[h] = new_top;
-            sum[h] *= rescale;
-            for (uint i = 0; i < VECS; i++) {
-                acc[h * VECS + i] *= rescale;
-            }
-            for (uint r = 0; r < ROWS; r++) {
-                bool visible = base + r * ROW_GROUPS + row_group < end;
-                float weight = visible ? precise::exp(scores[r * GROUP + h] - new_top) : 0.0f;
-                sum[h] += weight;
-                scores[r * GROUP + h] = weight;
-            }
+        }
+        for (uint j = 0; j < OWNED; j++) {
+            float weight = precise::exp(owned.x[j] - owned_top.x[j]);
+            owned_sum.x[j] += weight;
+            owned.x[j] = weight * decode_scale(tile.v_norms.x[j], params.scale_factor_d512);
         }
 
         // Phase 4: add the weighted V rows.
         for (uint r = 0; r < ROWS; r++) {
-            uint row = rows[r];
-            float norm = v_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
-            float factor = decode_scale(norm, params.scale_factor_d512);
-            for (uint o = 0; o < OCTETS; o++) {
-                uint bit = (lane * OCTETS + o) * 8u * V_BITS;
-                uint word = row * V_ROW_WORDS + bit / 32u;
-                uint2 words = uint2(v_packed[word], v_packed[word + second_word(bit, V_BITS)]);
-                float4 lo = centroids(codebook, four_codes(words, bit % 32u), V_BITS, V_BASE) * factor;
-                float4 hi = centroids(codebook, four_codes(words, bit % 32u + 4u * V_BITS), V_BITS, V_BASE) * factor;
+            float weights[GROUP];
+            for (uint h = 0; h < GROUP; h++) {
+                weights[h] = score_get(simd_lane, owned, r * GROUP_PAD + h);
+            }
+            for (uint i = 0; i < VECS; i++) {
+                uint bit = 4u * i * V_BITS;
+                uint2 words = uint2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
+                float4 x = centroids(codebook, four_codes(words, bit % 32u), V_BITS, V_BASE);
                 for (uint h = 0; h < GROUP; h++) {
-                    uint at = h * VECS + 2u * o;
-                    acc[at] += scores[r * GROUP + h] * lo;
-                    acc[at + 1u] += scores[r * GROUP + h] * hi;
+                    acc[h * VECS + i] = fma(float4(weights[h]), x, acc[h * VECS + i]);
                 }
             }
         }
     }
 
-    // Phase 5: merge the row groups, one query head at a time, and store. Two barriers a head are
-    // enough: each array is read between one pair of barriers and written between the other.
-    for (uint h = 0; h < GROUP; h++) {
-        if (lane == 0u) {
-            merge_max[row_group] = top[h];
-            merge_sum[row_group] = sum[h];
+    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
+    if (lane < OWNERS) {
+        for (uint j = 0; j < OWNED; j++) {
+            merge_sum[row_group * SCORES + j * OWNERS + lane] = owned_sum.x[j];
         }
+    }
+    for (uint batch = 0; batch < GROUP; batch += MERGE_HEADS) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        float all_top = merged_max(merge_max);
-        float all_sum = merged_sum(merge_max, merge_sum, all_top);
-        float factor = precise::exp(top[h] - all_top);
-        for (uint i = 0; i < VECS; i++) {
-            for (uint c = 0; c < 4u; c++) {
-                merge_acc[row_group * HEAD_DIM + lane * COORDS + i * 4u + c] = acc[h * VECS + i][c] * factor;
-            }
-        }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        uint head = first_head + h;
-        if (head < end_head) {
-            for (uint c = tid; c < HEAD_DIM; c += WORKGROUP_SIZE) {
-                float value = merged_acc(merge_acc, c);
-                if (params.nwg == 1u) {
-                    dst[head * HEAD_DIM + c] = all_sum == 0.0f ? 0.0f : value / all_sum;
-                } else {
-                    dst[partial_at(head, c, split, params.nwg)] = value;
+        for (uint h = 0; h < GROUP; h++) {
+            if (h / MERGE_HEADS * MERGE_HEADS == batch) {
+                uint at = row_group * MERGE_HEADS + h % MERGE_HEADS;
+                if (lane == 0u) {
+                    merge_max[at] = top[h];
+                }
+                for (uint i = 0; i < VECS; i++) {
+                    merge_acc[(at * HEAD_DIM + lane * COORDS) / 4u + i] = acc[h * VECS + i];
                 }
             }
-            if (params.nwg > 1u && tid == 0u) {
-                uint at = partial_pair_at(params.n_heads, head, split, params.nwg);
-                dst[at] = all_sum;
-                dst[at + 1u] = all_top;
-            }
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        uint here = first_head + batch;
+        uint heads = min(MERGE_HEADS, max(end_head, here) - here);
+        Merge merge = {merge_acc, merge_max, merge_sum, ROWS};
+        for (uint x = tid; x < heads * HEAD_DIM; x += WORKGROUP_SIZE) {
+            uint c = x % HEAD_DIM;
+            Merged merged = merged_at(merge, batch, x / HEAD_DIM, c);
+            store(dst, here + x / HEAD_DIM, c, split, params.n_heads, params.nwg, merged);
         }
     }
 }

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "driver")]
+pub mod bench;
 #[cfg(feature = "wgpu")]
 pub mod cache;
 pub mod codec;
@@ -30,6 +32,7 @@ pub mod rng;
 pub mod source;
 #[cfg(feature = "driver")]
 pub mod sweep;
+mod unroll;
 #[cfg(feature = "web")]
 pub mod web;
 

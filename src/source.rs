@@ -1,7 +1,9 @@
-//! Shader text: generated constants, shared pieces, the file itself. Nothing is rewritten, so a
-//! line of the result is a line of a file.
+//! Shader text: generated constants, shared pieces, the file itself. Of WGSL, loops marked
+//! `// unroll` are written out; nothing else is rewritten, so every line of the result is a line of
+//! a file.
 
 use crate::contract::{Constant, Language, Plan, Value};
+use crate::unroll::{Constants, unroll};
 
 /// Who compiles the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -29,21 +31,34 @@ impl Target {
 pub struct Source {
     /// The text.
     pub text: String,
-    /// First line (counted from 1) of each part, ascending, with the part's file name.
-    parts: Vec<(u32, String)>,
+    /// Runs of lines, ascending.
+    runs: Vec<Run>,
+}
+
+/// Consecutive lines of the text that are consecutive lines of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Run {
+    /// First line in the text, counted from 1.
+    first: u32,
+    file: String,
+    /// First line in the file, counted from 1.
+    origin: u32,
 }
 
 impl Source {
     /// File and line that line `line` (counted from 1) of the text comes from.
     pub fn locate(&self, line: u32) -> (&str, u32) {
-        let part = self.parts.iter().rev().find(|(first, _)| *first <= line);
-        part.map_or(("<generated>", line), |(first, name)| (name, line - first + 1))
+        let run = self.runs.iter().rev().find(|run| run.first <= line);
+        run.map_or(("<generated>", line), |run| (&run.file, line - run.first + run.origin))
     }
 }
 
 macro_rules! piece {
     ($name:literal, wgsl) => {
         ($name, include_str!(concat!("../wgsl/shared/", $name, ".wgsl")), "")
+    };
+    ($name:literal, msl) => {
+        ($name, "", include_str!(concat!("../msl/shared/", $name, ".h")))
     };
     ($name:literal) => {
         (
@@ -62,6 +77,13 @@ const PIECES: &[(&str, &str, &str)] = &[
     piece!("attention"),
     piece!("row_sum_subgroup", wgsl),
     piece!("row_sum_workgroup", wgsl),
+    piece!("k_words", wgsl),
+    piece!("k_vectors", wgsl),
+    piece!("v_words", wgsl),
+    piece!("v_vectors", wgsl),
+    piece!("exchange", msl),
+    piece!("exchange_subgroup", wgsl),
+    piece!("exchange_workgroup", wgsl),
     piece!("kv_f32"),
     piece!("kv_f16"),
 ];
@@ -70,27 +92,56 @@ const PIECES: &[(&str, &str, &str)] = &[
 pub fn assemble(plan: &Plan, target: Target) -> Source {
     let language = if target == Target::Msl { Language::Msl } else { Language::Wgsl };
     let extension = if language == Language::Msl { "h" } else { "wgsl" };
-    let mut source = Source { text: String::new(), parts: Vec::new() };
+    let mut source = Source { text: String::new(), runs: Vec::new() };
     source.push("<generated>", &header(plan, target));
+    let mut constants = Constants::default();
+    constants.read(&source.text);
+    for text in wgsl_texts(plan) {
+        constants.read(text);
+    }
+    let mut push = |name: &str, text: &str| match language {
+        Language::Wgsl => source.push_unrolled(name, text, &constants),
+        Language::Msl => source.push(name, text),
+    };
     for &name in &plan.pieces {
         if let Some((_, wgsl, msl)) = PIECES.iter().find(|p| p.0 == name) {
             let text = if language == Language::Msl { msl } else { wgsl };
             let folder = if language == Language::Msl { "msl" } else { "wgsl" };
-            source.push(&format!("{folder}/shared/{name}.{extension}"), text);
+            push(&format!("{folder}/shared/{name}.{extension}"), text);
         }
     }
     let stem = plan.contract.stem;
     match language {
-        Language::Wgsl => source.push(&format!("wgsl/{stem}.wgsl"), plan.contract.wgsl),
-        Language::Msl => source.push(&format!("msl/{stem}.metal"), plan.contract.msl),
+        Language::Wgsl => push(&format!("wgsl/{stem}.wgsl"), plan.contract.wgsl),
+        Language::Msl => push(&format!("msl/{stem}.metal"), plan.contract.msl),
     }
     source
 }
 
+/// The WGSL of a plan, piece by piece.
+fn wgsl_texts(plan: &Plan) -> impl Iterator<Item = &'static str> {
+    let named = |name: &&str| PIECES.iter().find(|p| p.0 == *name).map(|p| p.1);
+    plan.pieces.iter().filter_map(named).chain([plan.contract.wgsl])
+}
+
 impl Source {
+    fn push_unrolled(&mut self, name: &str, text: &str, constants: &Constants) {
+        let mut first = self.text.lines().count() as u32 + 1;
+        let mut previous = None;
+        for (line, origin) in unroll(text, constants) {
+            if previous.is_none_or(|p| p + 1 != origin) {
+                self.runs.push(Run { first, file: name.to_owned(), origin });
+            }
+            self.text.push_str(&line);
+            self.text.push('\n');
+            previous = Some(origin);
+            first += 1;
+        }
+    }
+
     fn push(&mut self, name: &str, text: &str) {
         let first = self.text.lines().count() as u32 + 1;
-        self.parts.push((first, name.to_owned()));
+        self.runs.push(Run { first, file: name.to_owned(), origin: 1 });
         self.text.push_str(text);
         if !text.is_empty() && !text.ends_with('\n') {
             self.text.push('\n');
@@ -174,10 +225,15 @@ mod tests {
 
     #[test]
     fn lines_map_back_to_their_file() {
-        let mut s = Source { text: String::new(), parts: Vec::new() };
+        let mut s = Source { text: String::new(), runs: Vec::new() };
         s.push("<generated>", "const A = 1u;\n");
         s.push("wgsl/shared/x.wgsl", "a\nb\n");
         s.push("wgsl/y.wgsl", "c\nd\n");
+        let text = "for (var i = 0u; i < 2u; i++) { // unroll\ne\n}\nf\n";
+        s.push_unrolled("wgsl/z.wgsl", text, &Constants::default());
+        assert_eq!(s.locate(7), ("wgsl/z.wgsl", 2));
+        assert_eq!(s.locate(10), ("wgsl/z.wgsl", 2));
+        assert_eq!(s.locate(12), ("wgsl/z.wgsl", 4));
         assert_eq!(s.locate(1), ("<generated>", 1));
         assert_eq!(s.locate(3), ("wgsl/shared/x.wgsl", 2));
         assert_eq!(s.locate(5), ("wgsl/y.wgsl", 2));

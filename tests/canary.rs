@@ -167,8 +167,8 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("quantize_kv", "token > params.cache_capacity", "token >= params.cache_capacity"),
     ("quantize_kv", "norm /= sqrt(", "norm *= sqrt("),
     ("dequantize_kv", "bit % 32u + 4u * BITS)", "bit % 32u + 3u * BITS)"),
-    ("flash_attn_vec_tq", "hi, query[at + 1u]", "hi, query[at]"),
-    ("flash_attn_vec_tq", "end - 1u);", "end);"),
+    ("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
+    ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
     (
         "flash_attn_vec_tq",
         "min(begin + span, params.kv_seq_len)",

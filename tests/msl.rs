@@ -292,12 +292,11 @@ fn broken_msl_is_caught() {
     };
     let (passed, findings) = run("params.ring_start", "0u");
     assert!(!passed && findings.is_empty(), "{findings:?}");
-    let barrier = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        float all_top";
-    let (_, findings) = run(barrier, "        float all_top");
+    let barrier = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint here";
+    let (_, findings) = run(barrier, "        uint here");
     assert!(findings.iter().any(|f| f.kind == "data_race"), "{findings:?}");
-    let flags = "threadgroup_barrier(mem_flags::mem_threadgroup);\n        float all_top";
-    let (_, findings) =
-        run(flags, "threadgroup_barrier(mem_flags::mem_none);\n        float all_top");
+    let flags = "threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint here";
+    let (_, findings) = run(flags, "threadgroup_barrier(mem_flags::mem_none);\n        uint here");
     assert!(findings.iter().any(|f| f.kind == "missing_fence"), "{findings:?}");
 }
 

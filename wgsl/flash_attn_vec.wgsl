@@ -6,6 +6,8 @@
 // groups; each handles ROWS positions at a time, so that ROWS reads are in flight.
 // Contract: src/kernels/flash_attn_vec.rs. Oracle: src/oracle/flash_attn_vec.rs.
 
+const SUM_ROWS = 1u; // sums of a query head that a row group hands to the merge
+
 struct Params {
     n_heads: u32,
     n_kv_heads: u32,
@@ -40,9 +42,9 @@ fn main(
 
     // Phase 1: q to registers.
     var query = array<vec4<f32>, GROUP * VECS>();
-    for (var h = 0u; h < GROUP; h++) {
+    for (var h = 0u; h < GROUP; h++) { // unroll
         let head = min(first_head + h, end_head - 1u);
-        for (var i = 0u; i < VECS; i++) {
+        for (var i = 0u; i < VECS; i++) { // unroll
             query[h * VECS + i] = q[(head * HEAD_DIM + lane * COORDS) / 4u + i];
         }
     }
@@ -57,10 +59,10 @@ fn main(
     var top = array<f32, GROUP>();
     var sum = array<f32, GROUP>();
     var acc = array<vec4<f32>, GROUP * VECS>();
-    for (var h = 0u; h < GROUP; h++) {
+    for (var h = 0u; h < GROUP; h++) { // unroll
         top[h] = NO_SCORE;
         sum[h] = start;
-        for (var i = 0u; i < VECS; i++) {
+        for (var i = 0u; i < VECS; i++) { // unroll
             acc[h * VECS + i] = vec4(start);
         }
     }
@@ -69,17 +71,17 @@ fn main(
         // Phase 2: scores. Rows past the end repeat the last one and get no weight.
         var rows = array<u32, ROWS>();
         var scores = array<f32, ROWS * GROUP>();
-        for (var r = 0u; r < ROWS; r++) {
+        for (var r = 0u; r < ROWS; r++) { // unroll
             let i = min(base + r * ROW_GROUPS + row_group, end - 1u);
             let row = kv_head * params.kv_capacity + ring_slot(i, params.ring_start, params.kv_capacity);
             rows[r] = row;
-            for (var c = 0u; c < VECS; c++) {
+            for (var c = 0u; c < VECS; c++) { // unroll
                 let x = widen(k[(row * HEAD_DIM + lane * COORDS) / 4u + c]);
-                for (var h = 0u; h < GROUP; h++) {
+                for (var h = 0u; h < GROUP; h++) { // unroll
                     scores[r * GROUP + h] += dot(x, query[h * VECS + c]);
                 }
             }
-            for (var h = 0u; h < GROUP; h++) {
+            for (var h = 0u; h < GROUP; h++) { // unroll
                 scores[r * GROUP + h] *= params.scale;
                 row_sum_put(tid, r * GROUP + h, scores[r * GROUP + h]);
             }
@@ -87,7 +89,7 @@ fn main(
         if (ROW_SUM_BARRIER) {
             workgroupBarrier();
         }
-        for (var i = 0u; i < ROWS * GROUP; i++) {
+        for (var i = 0u; i < ROWS * GROUP; i++) { // unroll
             scores[i] = soften(row_sum_get(tid, i, scores[i]), params.softcap);
         }
         if (ROW_SUM_BARRIER) {
@@ -95,19 +97,19 @@ fn main(
         }
 
         // Phase 3: running softmax; scores become weights.
-        for (var h = 0u; h < GROUP; h++) {
+        for (var h = 0u; h < GROUP; h++) { // unroll
             var new_top = top[h];
-            for (var r = 0u; r < ROWS; r++) {
+            for (var r = 0u; r < ROWS; r++) { // unroll
                 let visible = base + r * ROW_GROUPS + row_group < end;
                 new_top = max(new_top, select(NO_SCORE, scores[r * GROUP + h], visible));
             }
             let rescale = exp(top[h] - new_top);
             top[h] = new_top;
             sum[h] *= rescale;
-            for (var i = 0u; i < VECS; i++) {
+            for (var i = 0u; i < VECS; i++) { // unroll
                 acc[h * VECS + i] *= rescale;
             }
-            for (var r = 0u; r < ROWS; r++) {
+            for (var r = 0u; r < ROWS; r++) { // unroll
                 let visible = base + r * ROW_GROUPS + row_group < end;
                 let weight = select(0.0, exp(scores[r * GROUP + h] - new_top), visible);
                 sum[h] += weight;
@@ -116,48 +118,52 @@ fn main(
         }
 
         // Phase 4: add the weighted V rows.
-        for (var r = 0u; r < ROWS; r++) {
-            for (var c = 0u; c < VECS; c++) {
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            for (var c = 0u; c < VECS; c++) { // unroll
                 let x = widen(v[(rows[r] * HEAD_DIM + lane * COORDS) / 4u + c]);
-                for (var h = 0u; h < GROUP; h++) {
+                for (var h = 0u; h < GROUP; h++) { // unroll
                     acc[h * VECS + c] += scores[r * GROUP + h] * x;
                 }
             }
         }
     }
 
-    // Phase 5: merge the row groups, one query head at a time, and store. Two barriers a head are
-    // enough: each array is read between one pair of barriers and written between the other.
-    for (var h = 0u; h < GROUP; h++) {
-        if (lane == 0u) {
-            merge_max[row_group] = top[h];
-            merge_sum[row_group] = sum[h];
-        }
+    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
+    for (var batch = 0u; batch < GROUP; batch += MERGE_HEADS) { // unroll
         workgroupBarrier();
-        let all_top = merged_max();
-        let all_sum = merged_sum(all_top);
-        let factor = exp(top[h] - all_top);
-        for (var i = 0u; i < VECS; i++) {
-            for (var c = 0u; c < 4u; c++) {
-                merge_acc[row_group * HEAD_DIM + lane * COORDS + i * 4u + c] = acc[h * VECS + i][c] * factor;
-            }
-        }
-        workgroupBarrier();
-        let head = first_head + h;
-        if (head < end_head) {
-            for (var c = tid; c < HEAD_DIM; c += WORKGROUP_SIZE) {
-                let value = merged_acc(c);
-                if (params.nwg == 1u) {
-                    dst[head * HEAD_DIM + c] = select(value / all_sum, 0.0, all_sum == 0.0);
-                } else {
-                    dst[partial_at(head, c, split, params.nwg)] = value;
+        for (var h = 0u; h < GROUP; h++) { // unroll
+            if (h / MERGE_HEADS * MERGE_HEADS == batch) {
+                let at = row_group * MERGE_HEADS + h % MERGE_HEADS;
+                if (lane == 0u) {
+                    merge_max[at] = top[h];
+                    merge_sum[row_group * GROUP_PAD + h] = sum[h];
+                }
+                for (var i = 0u; i < VECS; i++) { // unroll
+                    merge_acc[(at * HEAD_DIM + lane * COORDS) / 4u + i] = acc[h * VECS + i];
                 }
             }
-            if (params.nwg > 1u && tid == 0u) {
-                let at = partial_pair_at(params.n_heads, head, split, params.nwg);
-                dst[at] = all_sum;
-                dst[at + 1u] = all_top;
-            }
         }
+        workgroupBarrier();
+        let here = first_head + batch;
+        let heads = min(MERGE_HEADS, max(end_head, here) - here);
+        for (var x = tid; x < heads * HEAD_DIM; x += WORKGROUP_SIZE) {
+            let c = x % HEAD_DIM;
+            let merged = merged_at(batch, x / HEAD_DIM, c);
+            store(here + x / HEAD_DIM, c, split, params.n_heads, params.nwg, merged);
+        }
+    }
+}
+
+// Stores one coordinate of the output, or of the partials with their pair.
+fn store(head: u32, c: u32, split: u32, n_heads: u32, nwg: u32, merged: Merged) {
+    if (nwg == 1u) {
+        dst[head * HEAD_DIM + c] = select(merged.acc / merged.sum, 0.0, merged.sum == 0.0);
+        return;
+    }
+    dst[partial_at(head, c, split, nwg)] = merged.acc;
+    if (c == 0u) {
+        let at = partial_pair_at(n_heads, head, split, nwg);
+        dst[at] = merged.sum;
+        dst[at + 1u] = merged.top;
     }
 }

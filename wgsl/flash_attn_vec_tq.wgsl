@@ -2,13 +2,42 @@
 //
 // Workgroup (x, y): x = KV head and part of its query heads, y = split of the visible
 // positions. All GROUP query heads share one read of K and V. See shared/attention.wgsl for row
-// groups; each handles ROWS positions at a time, so that ROWS reads are in flight.
+// groups; each handles ROWS positions at a time, and reads the next ones before it computes.
+// Pieces k_words or k_vectors, and the same of V, read a lane's codes.
 // Contract: src/kernels/flash_attn_vec_tq.rs. Oracle: src/oracle/flash_attn_vec_tq.rs.
 
-const OCTETS = COORDS / 8u; // groups of eight codes that a lane reads of each row
+const K_LANE_BITS = COORDS * K_BITS;
+const V_LANE_BITS = COORDS * V_BITS;
+const K_WORDS = (K_LANE_BITS + 31u) / 32u; // words that hold a lane's codes of one row
+const V_WORDS = (V_LANE_BITS + 31u) / 32u;
 const K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
 const V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
+const TILE = ROW_GROUPS * ROWS; // positions that a workgroup handles at a time
+
 const BLOCK_LANES = LANES / NORMS_PER_POS; // lanes whose coordinates share a norm
+const SCORES = ROWS * GROUP_PAD;           // of a row group in one tile
+const OWNERS = min(SCORES, BLOCK_LANES);   // lanes that share the scores of a row group
+const OWNED = SCORES / OWNERS;             // scores of each
+const HEADS_OWNED = max(1u, GROUP_PAD / OWNERS); // query heads of these
+
+alias KWords = array<u32, K_WORDS>;
+alias VWords = array<u32, V_WORDS>;
+alias Vectors = array<vec4<f32>, GROUP * VECS>; // [head][coord / 4], a lane's own
+alias Scores = array<f32, SCORES>;              // [row][head], a lane's own part
+alias Owned = array<f32, OWNED>;
+alias Heads = array<f32, GROUP_PAD>;
+
+// Rounds in which owned values are put.
+const BLOCKS_ROUND = 0u;
+const MAXIMA_ROUND = 1u;
+const WEIGHTS_ROUND = 2u;
+const EXCHANGE_ROUNDS = 3u;
+
+// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
+// is far from overflow, and rescaling is rare.
+const SLACK = 8.0;
+const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
+const SUM_ROWS = ROWS;  // sums of a query head that a row group hands to the merge
 
 struct Params {
     n_heads: u32,
@@ -27,34 +56,59 @@ struct Params {
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;      // [head][coord / 4], rotated
-@group(0) @binding(2) var<storage, read> k_packed: array<u32>;     // [kv_head][slot][word]
+@group(0) @binding(2) var<storage, read> k_packed: array<KUnit>;   // [kv_head][slot][word]
 @group(0) @binding(3) var<storage, read> k_norms: array<f32>;      // [kv_head][slot][block]
-@group(0) @binding(4) var<storage, read> v_packed: array<u32>;     // [kv_head][slot][word]
+@group(0) @binding(4) var<storage, read> v_packed: array<VUnit>;   // [kv_head][slot][word]
 @group(0) @binding(5) var<storage, read> v_norms: array<f32>;      // [kv_head][slot][block]
 @group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord], or partials
 
+// What a lane reads of a tile.
+struct Tile {
+    k: array<KWords, ROWS>,
+    v: array<VWords, ROWS>,
+    k_norms: Owned,
+    v_norms: Owned,
+}
+
+// Row of K and V of a position; rows past the end repeat the last one.
+fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
+    let slot = ring_slot(min(position, end - 1u), params.ring_start, params.kv_capacity);
+    return kv_head * params.kv_capacity + slot;
+}
+
+// Reads the tile at `base`, of positions before `end`, which is above 0.
+fn tile_at(tid: u32, base: u32, end: u32, kv_head: u32) -> Tile {
+    let lane = tid % LANES;
+    let first = base + tid / LANES;
+    var tile = Tile();
+    for (var r = 0u; r < ROWS; r++) { // unroll
+        let row = row_at(first + r * ROW_GROUPS, end, kv_head);
+        tile.k[r] = k_words(row, lane);
+        tile.v[r] = v_words(row, lane);
+    }
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        let r = (j * OWNERS + lane % OWNERS) / GROUP_PAD;
+        let row = row_at(first + r * ROW_GROUPS, end, kv_head);
+        tile.k_norms[j] = k_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
+        tile.v_norms[j] = v_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
+    }
+    return tile;
+}
+
+// Adds the dot product of a and b to sum.
+fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(
-    @builtin(local_invocation_index) tid: u32,
-    @builtin(workgroup_id) workgroup: vec3<u32>,
-) {
+fn main(in: Invocation) {
+    let tid = in.tid;
     let lane = tid % LANES;
     let row_group = tid / LANES;
-    let kv_head = workgroup.x / GROUPS_PER_KV;
-    let first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
+    let kv_head = in.workgroup.x / GROUPS_PER_KV;
+    let first_head = kv_head * GQA + (in.workgroup.x % GROUPS_PER_KV) * GROUP;
     let end_head = min(first_head + GROUP, (kv_head + 1u) * GQA);
-    let split = workgroup.y;
-
-    // Phase 1: codebook to workgroup memory, q to registers.
-    codebook_fill(tid);
-    var query = array<vec4<f32>, GROUP * VECS>();
-    for (var h = 0u; h < GROUP; h++) {
-        let head = min(first_head + h, end_head - 1u);
-        for (var i = 0u; i < VECS; i++) {
-            query[h * VECS + i] = q[(head * HEAD_DIM + lane * COORDS) / 4u + i];
-        }
-    }
-    workgroupBarrier();
+    let split = in.workgroup.y;
 
     // The positions of this split: an equal contiguous part of the visible ones.
     let first = first_visible(params.kv_seq_len, params.mask_type, params.sliding_window);
@@ -62,127 +116,169 @@ fn main(
     let begin = min(first + split * span, params.kv_seq_len);
     let end = min(begin + span, params.kv_seq_len);
 
-    let start = sum_start(row_sum_fits(tid));
-    var top = array<f32, GROUP>();
-    var sum = array<f32, GROUP>();
-    var acc = array<vec4<f32>, GROUP * VECS>();
-    for (var h = 0u; h < GROUP; h++) {
+    // Phase 1: first tile and q to registers, codebook to workgroup memory.
+    var next = Tile();
+    if (begin < end) {
+        next = tile_at(tid, begin, end, kv_head);
+    }
+    var query = Vectors();
+    for (var h = 0u; h < GROUP; h++) { // unroll
+        let head = min(first_head + h, end_head - 1u);
+        for (var i = 0u; i < VECS; i++) { // unroll
+            query[h * VECS + i] = q[(head * HEAD_DIM + lane * COORDS) / 4u + i];
+        }
+    }
+    codebook_fill(tid);
+    workgroupBarrier();
+
+    let start = sum_start(exchange_fits(in));
+    var top = Heads();        // running maximum, to within SLACK
+    var owned_top = Owned();  // the same of the owned scores' heads
+    var owned_sum = Owned();
+    var acc = Vectors();
+    for (var h = 0u; h < GROUP; h++) { // unroll
         top[h] = NO_SCORE;
-        sum[h] = start;
-        for (var i = 0u; i < VECS; i++) {
+        for (var i = 0u; i < VECS; i++) { // unroll
             acc[h * VECS + i] = vec4(start);
         }
     }
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        owned_top[j] = NO_SCORE;
+        owned_sum[j] = start;
+    }
 
-    for (var base = begin; base < end; base += ROW_GROUPS * ROWS) {
-        // Phase 2: scores. Rows past the end repeat the last one and get no weight.
-        var rows = array<u32, ROWS>();
-        var scores = array<f32, ROWS * GROUP>();
-        for (var r = 0u; r < ROWS; r++) {
-            let i = min(base + r * ROW_GROUPS + row_group, end - 1u);
-            let row = kv_head * params.kv_capacity + ring_slot(i, params.ring_start, params.kv_capacity);
-            rows[r] = row;
-            for (var o = 0u; o < OCTETS; o++) {
-                let bit = (lane * OCTETS + o) * 8u * K_BITS;
-                let word = row * K_ROW_WORDS + bit / 32u;
-                let words = vec2(k_packed[word], k_packed[word + second_word(bit, K_BITS)]);
-                let lo = centroids(four_codes(words, bit % 32u), K_BITS, 0u);
-                let hi = centroids(four_codes(words, bit % 32u + 4u * K_BITS), K_BITS, 0u);
-                for (var h = 0u; h < GROUP; h++) {
-                    let at = h * VECS + 2u * o;
-                    scores[r * GROUP + h] += dot(lo, query[at]) + dot(hi, query[at + 1u]);
+    for (var base = begin; base < end; base += TILE) {
+        var tile = next;
+        if (base + TILE < end) {
+            next = tile_at(tid, base + TILE, end, kv_head);
+        }
+
+        // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
+        var scores = Scores();
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            for (var i = 0u; i < VECS; i++) { // unroll
+                let bit = 4u * i * K_BITS;
+                let words = vec2(tile.k[r][bit / 32u], tile.k[r][min(bit / 32u + 1u, K_WORDS - 1u)]);
+                let x = centroids(four_codes(words, bit % 32u), K_BITS, 0u);
+                for (var h = 0u; h < GROUP; h++) { // unroll
+                    scores[r * GROUP_PAD + h] = dot_add(x, query[h * VECS + i], scores[r * GROUP_PAD + h]);
                 }
             }
-            let norm = k_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
-            let factor = decode_scale(norm, params.scale_factor_d512) * params.scale;
-            for (var h = 0u; h < GROUP; h++) {
-                scores[r * GROUP + h] *= factor;
-                row_sum_put(tid, r * GROUP + h, scores[r * GROUP + h]);
+        }
+        scores_put(in, scores);
+        if (EXCHANGE_BARRIER) {
+            workgroupBarrier();
+        }
+        var owned = block_sums(in, scores);
+        for (var j = 0u; j < OWNED; j++) { // unroll
+            owned[j] *= decode_scale(tile.k_norms[j], params.scale_factor_d512) * params.scale;
+        }
+        if (NORMS_PER_POS > 1u) {
+            owned_put(in, BLOCKS_ROUND, owned);
+            if (EXCHANGE_BARRIER) {
+                workgroupBarrier();
             }
+            owned = row_sums(in, owned);
         }
-        if (ROW_SUM_BARRIER) {
-            workgroupBarrier();
-        }
-        for (var i = 0u; i < ROWS * GROUP; i++) {
-            scores[i] = soften(row_sum_get(tid, i, scores[i]), params.softcap);
-        }
-        if (ROW_SUM_BARRIER) {
-            workgroupBarrier();
+        for (var j = 0u; j < OWNED; j++) { // unroll
+            let v = j * OWNERS + lane % OWNERS;
+            let visible = base + v / GROUP_PAD * ROW_GROUPS + row_group < end && v % GROUP_PAD < GROUP;
+            owned[j] = select(HIDDEN, soften(owned[j], params.softcap), visible);
         }
 
-        // Phase 3: running softmax; scores become weights.
-        for (var h = 0u; h < GROUP; h++) {
-            var new_top = top[h];
-            for (var r = 0u; r < ROWS; r++) {
-                let visible = base + r * ROW_GROUPS + row_group < end;
-                new_top = max(new_top, select(NO_SCORE, scores[r * GROUP + h], visible));
+        // Phase 3: running softmax; scores become weights, which take V's norm along.
+        owned_put(in, MAXIMA_ROUND, owned);
+        if (EXCHANGE_BARRIER) {
+            workgroupBarrier();
+        }
+        var maxima = head_maxima(in, owned);
+        var rises = false;
+        for (var h = 0u; h < GROUP; h++) { // unroll
+            rises = rises || maxima[h] > top[h] + SLACK;
+        }
+        if (rises) {
+            for (var h = 0u; h < GROUP; h++) { // unroll
+                let new_top = max(top[h], maxima[h]);
+                let rescale = exp(top[h] - new_top);
+                top[h] = new_top;
+                for (var i = 0u; i < VECS; i++) { // unroll
+                    acc[h * VECS + i] *= rescale;
+                }
+                for (var j = 0u; j < OWNED; j++) { // unroll
+                    if ((j * OWNERS + lane % OWNERS) % GROUP_PAD == h) {
+                        owned_sum[j] *= rescale;
+                        owned_top[j] = new_top;
+                    }
+                }
             }
-            let rescale = exp(top[h] - new_top);
-            top[h] = new_top;
-            sum[h] *= rescale;
-            for (var i = 0u; i < VECS; i++) {
-                acc[h * VECS + i] *= rescale;
-            }
-            for (var r = 0u; r < ROWS; r++) {
-                let visible = base + r * ROW_GROUPS + row_group < end;
-                let weight = select(0.0, exp(scores[r * GROUP + h] - new_top), visible);
-                sum[h] += weight;
-                scores[r * GROUP + h] = weight;
-            }
+        }
+        for (var j = 0u; j < OWNED; j++) { // unroll
+            let weight = exp(owned[j] - owned_top[j]);
+            owned_sum[j] += weight;
+            owned[j] = weight * decode_scale(tile.v_norms[j], params.scale_factor_d512);
+        }
+        owned_put(in, WEIGHTS_ROUND, owned);
+        if (EXCHANGE_BARRIER) {
+            workgroupBarrier();
         }
 
         // Phase 4: add the weighted V rows.
-        for (var r = 0u; r < ROWS; r++) {
-            let row = rows[r];
-            let norm = v_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
-            let factor = decode_scale(norm, params.scale_factor_d512);
-            for (var o = 0u; o < OCTETS; o++) {
-                let bit = (lane * OCTETS + o) * 8u * V_BITS;
-                let word = row * V_ROW_WORDS + bit / 32u;
-                let words = vec2(v_packed[word], v_packed[word + second_word(bit, V_BITS)]);
-                let lo = centroids(four_codes(words, bit % 32u), V_BITS, V_BASE) * factor;
-                let hi = centroids(four_codes(words, bit % 32u + 4u * V_BITS), V_BITS, V_BASE) * factor;
-                for (var h = 0u; h < GROUP; h++) {
-                    let at = h * VECS + 2u * o;
-                    acc[at] += scores[r * GROUP + h] * lo;
-                    acc[at + 1u] += scores[r * GROUP + h] * hi;
+        for (var r = 0u; r < ROWS; r++) { // unroll
+            var weights = Heads();
+            for (var h = 0u; h < GROUP; h++) { // unroll
+                weights[h] = score_get(in, owned, r * GROUP_PAD + h);
+            }
+            for (var i = 0u; i < VECS; i++) { // unroll
+                let bit = 4u * i * V_BITS;
+                let words = vec2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
+                let x = centroids(four_codes(words, bit % 32u), V_BITS, V_BASE);
+                for (var h = 0u; h < GROUP; h++) { // unroll
+                    acc[h * VECS + i] = fma(vec4(weights[h]), x, acc[h * VECS + i]);
                 }
             }
         }
     }
 
-    // Phase 5: merge the row groups, one query head at a time, and store. Two barriers a head are
-    // enough: each array is read between one pair of barriers and written between the other.
-    for (var h = 0u; h < GROUP; h++) {
-        if (lane == 0u) {
-            merge_max[row_group] = top[h];
-            merge_sum[row_group] = sum[h];
+    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
+    if (lane < OWNERS) {
+        for (var j = 0u; j < OWNED; j++) { // unroll
+            merge_sum[row_group * SCORES + j * OWNERS + lane] = owned_sum[j];
         }
+    }
+    for (var batch = 0u; batch < GROUP; batch += MERGE_HEADS) { // unroll
         workgroupBarrier();
-        let all_top = merged_max();
-        let all_sum = merged_sum(all_top);
-        let factor = exp(top[h] - all_top);
-        for (var i = 0u; i < VECS; i++) {
-            for (var c = 0u; c < 4u; c++) {
-                merge_acc[row_group * HEAD_DIM + lane * COORDS + i * 4u + c] = acc[h * VECS + i][c] * factor;
-            }
-        }
-        workgroupBarrier();
-        let head = first_head + h;
-        if (head < end_head) {
-            for (var c = tid; c < HEAD_DIM; c += WORKGROUP_SIZE) {
-                let value = merged_acc(c);
-                if (params.nwg == 1u) {
-                    dst[head * HEAD_DIM + c] = select(value / all_sum, 0.0, all_sum == 0.0);
-                } else {
-                    dst[partial_at(head, c, split, params.nwg)] = value;
+        for (var h = 0u; h < GROUP; h++) { // unroll
+            if (h / MERGE_HEADS * MERGE_HEADS == batch) {
+                let at = row_group * MERGE_HEADS + h % MERGE_HEADS;
+                if (lane == 0u) {
+                    merge_max[at] = top[h];
+                }
+                for (var i = 0u; i < VECS; i++) { // unroll
+                    merge_acc[(at * HEAD_DIM + lane * COORDS) / 4u + i] = acc[h * VECS + i];
                 }
             }
-            if (params.nwg > 1u && tid == 0u) {
-                let at = partial_pair_at(params.n_heads, head, split, params.nwg);
-                dst[at] = all_sum;
-                dst[at + 1u] = all_top;
-            }
         }
+        workgroupBarrier();
+        let here = first_head + batch;
+        let heads = min(MERGE_HEADS, max(end_head, here) - here);
+        for (var x = tid; x < heads * HEAD_DIM; x += WORKGROUP_SIZE) {
+            let c = x % HEAD_DIM;
+            let merged = merged_at(batch, x / HEAD_DIM, c);
+            store(here + x / HEAD_DIM, c, split, params.n_heads, params.nwg, merged);
+        }
+    }
+}
+
+// Stores one coordinate of the output, or of the partials with their pair.
+fn store(head: u32, c: u32, split: u32, n_heads: u32, nwg: u32, merged: Merged) {
+    if (nwg == 1u) {
+        dst[head * HEAD_DIM + c] = select(merged.acc / merged.sum, 0.0, merged.sum == 0.0);
+        return;
+    }
+    dst[partial_at(head, c, split, nwg)] = merged.acc;
+    if (c == 0u) {
+        let at = partial_pair_at(n_heads, head, split, nwg);
+        dst[at] = merged.sum;
+        dst[at + 1u] = merged.top;
     }
 }

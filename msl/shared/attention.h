@@ -33,30 +33,50 @@ inline float row_sum(float x) {
     return x;
 }
 
-// Largest running maximum of the row groups, after merge_max is complete.
-inline float merged_max(threadgroup const float *merge_max) {
-    float top = NO_SCORE;
-    for (uint i = 0; i < ROW_GROUPS; i++) {
-        top = max(top, merge_max[i]);
+// One coordinate of a query head over all row groups, each brought to the common maximum.
+struct Merged {
+    float acc;
+    float sum;
+    float top;
+};
+
+// What row groups hand to the merge, MERGE_HEADS query heads at a time; sums of all heads,
+// `sum_rows` each.
+struct Merge {
+    threadgroup float4 *acc;
+    threadgroup float *top;
+    threadgroup float *sum;
+    uint sum_rows;
+};
+
+// Coordinate c of query head `batch + h`, after the merge arrays are complete.
+inline Merged merged_at(Merge merge, uint batch, uint h, uint c) {
+    Merged merged = {0.0f, 0.0f, NO_SCORE};
+    for (uint g = 0; g < ROW_GROUPS; g++) {
+        merged.top = max(merged.top, merge.top[g * MERGE_HEADS + h]);
     }
-    return top;
+    for (uint g = 0; g < ROW_GROUPS; g++) {
+        uint at = g * MERGE_HEADS + h;
+        float factor = precise::exp(merge.top[at] - merged.top);
+        merged.acc += factor * merge.acc[(at * HEAD_DIM + c) / 4u][c % 4u];
+        for (uint r = 0; r < merge.sum_rows; r++) {
+            merged.sum += factor * merge.sum[(g * merge.sum_rows + r) * GROUP_PAD + batch + h];
+        }
+    }
+    return merged;
 }
 
-// Sum of the row groups' sums, each brought to the common maximum.
-inline float merged_sum(
-    threadgroup const float *merge_max, threadgroup const float *merge_sum, float top) {
-    float sum = 0.0f;
-    for (uint i = 0; i < ROW_GROUPS; i++) {
-        sum += merge_sum[i] * precise::exp(merge_max[i] - top);
+// Stores one coordinate of the output, or of the partials with their pair.
+inline void store(
+    device float *dst, uint head, uint c, uint split, uint n_heads, uint nwg, Merged merged) {
+    if (nwg == 1u) {
+        dst[head * HEAD_DIM + c] = merged.sum == 0.0f ? 0.0f : merged.acc / merged.sum;
+        return;
     }
-    return sum;
-}
-
-// Sum of one coordinate over the row groups.
-inline float merged_acc(threadgroup const float *merge_acc, uint c) {
-    float sum = 0.0f;
-    for (uint i = 0; i < ROW_GROUPS; i++) {
-        sum += merge_acc[i * HEAD_DIM + c];
+    dst[partial_at(head, c, split, nwg)] = merged.acc;
+    if (c == 0u) {
+        uint at = partial_pair_at(n_heads, head, split, nwg);
+        dst[at] = merged.sum;
+        dst[at + 1u] = merged.top;
     }
-    return sum;
 }

@@ -2,6 +2,7 @@
 //! to stderr; colours only where a terminal reads them.
 
 pub mod adapters;
+pub mod bench;
 pub mod compare;
 pub mod doctor;
 pub mod gate;

@@ -23,6 +23,8 @@ enum Which {
     Multistep,
     /// The JSON of a parity run
     Parity,
+    /// The JSON of `wgtq bench`
+    Bench,
     /// The JSON of `wgtq compare`
     Compare,
     /// The contract beside an exported kernel
@@ -36,6 +38,7 @@ impl Args {
             Which::Audit => schemars::schema_for!(audit::Audit),
             Which::Multistep => schemars::schema_for!(multistep::Report),
             Which::Parity => schemars::schema_for!(parity::report::Report),
+            Which::Bench => schemars::schema_for!(wgtq::bench::report::Report),
             Which::Compare => schemars::schema_for!(wgtq::compare::Comparison),
             Which::Kernel => schemars::schema_for!(KernelContract),
         };

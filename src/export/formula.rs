@@ -168,7 +168,10 @@ pub(super) fn grid(variant: &Variant, plan: &Plan) -> Grid {
             let count = format!("num_tokens * num_kv_heads * {}", p.codec.head_dim.get() / 8);
             spread(&count, threads, "groups of eight coordinates")
         }
-        Variant::FlashAttnVecReduce(_) => spread("nrows", 1, "row"),
+        Variant::FlashAttnVecReduce(_) => {
+            let count = format!("nrows * {}", constant(plan, "PARTS"));
+            spread(&count, 1, "part of a row")
+        }
         Variant::FlashAttnTile(p) => Grid {
             words: format!(
                 "{} queries (heads of tokens) a workgroup; KV heads and splits; sequences",

@@ -126,7 +126,7 @@ impl Problem {
             constants,
             pieces,
             workgroup_size: groups.threads,
-            workgroup_bytes: groups.bytes(self.shape()),
+            workgroup_bytes: groups.dense_bytes(self.shape()),
             subgroups: groups.subgroups,
         };
         plan.check(caps)?;

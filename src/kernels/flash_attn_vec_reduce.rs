@@ -4,7 +4,7 @@ use super::kernel;
 use crate::codec::HeadDim;
 use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan, constant, grid};
 use crate::error::Result;
-use crate::params::{FlashAttnVecReduceParams, MAX_SPLITS, partials_floats};
+use crate::params::{FlashAttnVecReduceParams, partials_floats};
 
 /// Bindings, parameters and text.
 pub const CONTRACT: Contract = Contract {
@@ -51,6 +51,11 @@ pub struct Problem {
 const THREADS: u32 = 128;
 
 impl Problem {
+    /// Workgroups a row: each merges 64 coordinates.
+    const fn parts(&self) -> u32 {
+        self.head_dim.get() / 64
+    }
+
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
         let plan = Plan {
@@ -59,12 +64,12 @@ impl Problem {
             label: format!("flash_attn_vec_reduce_d{}", self.head_dim),
             constants: vec![
                 constant("HEAD_DIM", self.head_dim.get()),
-                constant("MAX_SPLITS", MAX_SPLITS),
+                constant("PARTS", self.parts()),
                 constant("WORKGROUP_SIZE", THREADS),
             ],
             pieces: vec![],
             workgroup_size: THREADS,
-            workgroup_bytes: 4 * MAX_SPLITS + 16 * THREADS,
+            workgroup_bytes: (4 + 4 + 16) * THREADS,
             subgroups: false,
         };
         plan.check(caps)?;
@@ -77,7 +82,7 @@ impl Problem {
         let rows = u64::from(params.nrows);
         Ok(Launch {
             contract: &CONTRACT,
-            grid: grid("flash_attn_vec_reduce", rows, caps)?,
+            grid: grid("flash_attn_vec_reduce", rows * u64::from(self.parts()), caps)?,
             needed: vec![
                 4,
                 partials_floats(params.nrows, self.head_dim.get(), params.nwg) * 4,

@@ -116,8 +116,13 @@ impl Problem {
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
-        let mut pieces = vec!["codebook", "scores", "attention"];
-        pieces.extend(groups.row_sum(language));
+        let mut pieces = vec!["codebook", "scores", "attention", groups.exchange(language)];
+        if language == Language::Wgsl {
+            let lane_bits = |bits: Bits| self.codec.head_dim.get() / groups.lanes * bits.get();
+            let whole = |bits| lane_bits(bits).is_multiple_of(128);
+            pieces.push(if whole(self.k_bits) { "k_vectors" } else { "k_words" });
+            pieces.push(if whole(self.codec.bits) { "v_vectors" } else { "v_words" });
+        }
         let plan = Plan {
             contract: &CONTRACT,
             language,
@@ -130,7 +135,7 @@ impl Problem {
             constants,
             pieces,
             workgroup_size: groups.threads,
-            workgroup_bytes: groups.bytes(self.shape()) + 4 * self.levels(),
+            workgroup_bytes: groups.packed_bytes(self.shape()) + 4 * self.levels(),
             subgroups: groups.subgroups,
         };
         plan.check(caps)?;

@@ -4,7 +4,7 @@
 use crate::codec::HeadDim;
 use crate::contract::{Caps, Constant, Language, constant};
 use crate::error::{Error, Result};
-use crate::params::check_heads;
+use crate::params::{MAX_SPLITS, check_heads};
 
 /// The shape that the choice depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,63 +23,109 @@ pub(super) struct RowGroups {
     pub rows: u32,
     /// Query heads a workgroup serves.
     pub group: u32,
-    /// Workgroups that share one KV head: 1 up to eight query heads a KV head.
+    /// Workgroups that share one KV head.
     pub groups_per_kv: u32,
     /// Threads.
     pub threads: u32,
-    /// Whether lanes are added up by shuffles.
+    /// Query heads that are merged at a time.
+    pub merge_heads: u32,
+    /// Whether lanes exchange by shuffles.
     pub subgroups: bool,
 }
 
 /// Most query heads a workgroup keeps in registers.
-const MAX_GROUP: u32 = 8;
+const MAX_GROUP: u32 = 4;
+/// Most coordinates x query heads of a lane where subgroups are wide: it holds q and an
+/// accumulator of each in registers, and more leave too few threads to hide the memory's latency.
+const LANE_FLOATS: u32 = 64;
+/// Coordinates of K, and of V, that a lane has in flight.
+const LANE_COORDS: u32 = 64;
+/// Scores of a row group in one tile.
+const MAX_SCORES: u32 = 32;
 /// Threads of a workgroup, before memory asks for fewer.
 const THREADS: u32 = 128;
-/// Merge memory that a workgroup may take: half of what WebGPU guarantees, so that two fit.
+/// Merge memory that a workgroup may take, of the 16 KiB that WebGPU guarantees: codebooks and the
+/// exchange of the variant without subgroups need the rest.
 const MERGE_BYTES: u32 = 8 << 10;
+
+/// Workgroups that keep a large device busy: four of 128 threads on each of 132 multiprocessors.
+const WORKGROUPS: u32 = 528;
+
+/// Lanes that share a row: at most sixteen coordinates each where subgroups are wide enough, and
+/// at least eight.
+fn lanes(head_dim: u32, subgroup: Option<u32>) -> u32 {
+    let wanted = if head_dim > 256 { 32 } else { 16 };
+    let widest = subgroup.unwrap_or(8).min(wanted).min(head_dim / 8);
+    1 << widest.max(2).ilog2()
+}
 
 impl RowGroups {
     pub fn choose(shape: Shape, caps: &Caps, language: Language) -> Result<Self> {
         check_heads(shape.num_heads, shape.num_kv_heads)?;
-        let gqa = shape.num_heads / shape.num_kv_heads;
-        let groups_per_kv = gqa.div_ceil(MAX_GROUP);
-        let group = gqa.div_ceil(groups_per_kv);
         let subgroup = match language {
             Language::Wgsl => caps.subgroup_size,
             Language::Msl => Some(32),
         };
-        // A lane owns at least one packed word (eight coordinates) and at most sixteen lanes
-        // share a row: beyond that the shuffles cost more than the registers they save.
-        let widest = subgroup.unwrap_or(8).min(16).min(shape.head_dim.get() / 8);
-        let lanes = 1 << widest.max(2).ilog2();
-        let coords = shape.head_dim.get() / lanes;
-        let rows = if subgroup.is_some() { (16 / group).clamp(1, 4) } else { 1 };
+        let head_dim = shape.head_dim.get();
+        let gqa = shape.num_heads / shape.num_kv_heads;
+        let lanes = lanes(head_dim, subgroup);
+        let coords = head_dim / lanes;
+        // Narrow subgroups are software's: its registers are memory.
+        let held = if lanes < 16 { MAX_GROUP } else { (LANE_FLOATS / coords).clamp(1, MAX_GROUP) };
+        let groups_per_kv = gqa.div_ceil(held);
+        let group = gqa.div_ceil(groups_per_kv);
+        let rows = if subgroup.is_some() {
+            (LANE_COORDS / coords).min(MAX_SCORES / group.next_power_of_two()).clamp(1, 8)
+        } else {
+            1
+        };
         let mut threads = THREADS.min(caps.max_workgroup_threads);
-        while threads > lanes && threads * coords * 4 > MERGE_BYTES {
+        while threads > lanes && threads / lanes * head_dim * 4 > MERGE_BYTES {
             threads /= 2;
         }
-        Ok(Self { lanes, rows, group, groups_per_kv, threads, subgroups: subgroup.is_some() })
+        let merge_heads = (MERGE_BYTES / (threads / lanes * head_dim * 4)).clamp(1, group);
+        let subgroups = subgroup.is_some();
+        Ok(Self { lanes, rows, group, groups_per_kv, threads, merge_heads, subgroups })
     }
 
     pub fn constants(&self, shape: Shape) -> Vec<Constant> {
         vec![
             constant("GQA", shape.num_heads / shape.num_kv_heads),
             constant("GROUP", self.group),
+            constant("GROUP_PAD", self.group.next_power_of_two()),
             constant("GROUPS_PER_KV", self.groups_per_kv),
             constant("LANES", self.lanes),
             constant("ROWS", self.rows),
+            constant("MERGE_HEADS", self.merge_heads),
             constant("WORKGROUP_SIZE", self.threads),
         ]
     }
 
-    /// Workgroup memory: merge arrays, and the exchange of the variant without subgroups.
-    pub fn bytes(&self, shape: Shape) -> u32 {
-        let row_groups = self.threads / self.lanes;
-        let exchange = if self.subgroups { 0 } else { self.rows * self.group * self.threads };
-        4 * (row_groups * (shape.head_dim.get() + 2) + exchange)
+    /// Scores of a row group in one tile, and how many of them a lane owns.
+    fn scores(&self, shape: Shape) -> (u32, u32) {
+        let scores = self.rows * self.group.next_power_of_two();
+        (scores, scores / scores.min(self.lanes / shape.head_dim.norms_per_pos()))
     }
 
-    /// Shared piece that adds up the lanes; MSL has it in `attention.h`.
+    /// Workgroup memory of the packed kernel but for its codebooks.
+    pub fn packed_bytes(&self, shape: Shape) -> u32 {
+        let (scores, owned) = self.scores(shape);
+        let exchange = if self.subgroups { 0 } else { (scores + 3 * owned) * self.threads };
+        4 * (self.merge_floats(shape) + self.threads / self.lanes * scores + exchange)
+    }
+
+    /// Workgroup memory of the dense kernel.
+    pub fn dense_bytes(&self, shape: Shape) -> u32 {
+        let sums = self.threads / self.lanes * self.group.next_power_of_two();
+        let exchange = if self.subgroups { 0 } else { self.rows * self.group * self.threads };
+        4 * (self.merge_floats(shape) + sums + exchange)
+    }
+
+    fn merge_floats(&self, shape: Shape) -> u32 {
+        self.threads / self.lanes * self.merge_heads * (shape.head_dim.get() + 1)
+    }
+
+    /// Shared piece that adds up the lanes in the dense kernel; MSL has it in `attention.h`.
     pub fn row_sum(&self, language: Language) -> Option<&'static str> {
         match (language, self.subgroups) {
             (Language::Msl, _) => None,
@@ -88,11 +134,21 @@ impl RowGroups {
         }
     }
 
-    /// Splits for `visible` positions: enough workgroups to fill a device, each with at least
-    /// 128 positions.
+    /// Shared piece by which the packed kernel's lanes exchange scores.
+    pub fn exchange(&self, language: Language) -> &'static str {
+        match (language, self.subgroups) {
+            (Language::Msl, _) => "exchange",
+            (_, true) => "exchange_subgroup",
+            (_, false) => "exchange_workgroup",
+        }
+    }
+
+    /// Splits for `visible` positions: enough workgroups to fill a device, each with at least two
+    /// tiles of its row groups, since every split costs the merge time.
     pub fn splits(&self, shape: Shape, visible: u32) -> u32 {
-        let fill = 256u32.div_ceil(shape.num_kv_heads.saturating_mul(self.groups_per_kv));
-        visible.div_ceil(128).clamp(1, fill.min(64))
+        let fill = WORKGROUPS / shape.num_kv_heads.saturating_mul(self.groups_per_kv);
+        let two_tiles = 2 * self.threads / self.lanes * self.rows;
+        visible.div_ceil(two_tiles).clamp(1, fill.clamp(1, MAX_SPLITS))
     }
 
     pub fn grid(
@@ -144,15 +200,34 @@ mod tests {
     }
 
     #[test]
-    fn up_to_eight_query_heads_share_one_read() {
-        for g in 1..=8 {
-            assert_eq!(
-                (choose(128, g, Some(32)).group, choose(128, g, None).groups_per_kv),
-                (g, 1)
-            );
+    fn query_heads_share_a_read_as_far_as_registers_go() {
+        for d in [64, 128, 256, 512] {
+            for g in 1..=16 {
+                let c = choose(d, g, Some(32));
+                assert!(c.group * c.groups_per_kv >= g && c.group * (c.groups_per_kv - 1) < g);
+                assert!(c.group * d / c.lanes <= LANE_FLOATS, "{c:?}");
+                assert_eq!(choose(d, g.min(MAX_GROUP), None).groups_per_kv, 1);
+            }
         }
-        let c = choose(128, 13, Some(32));
-        assert_eq!((c.group, c.groups_per_kv), (7, 2));
+        let chosen = |d, g| {
+            let c = choose(d, g, Some(32));
+            (c.lanes, c.rows, c.group, c.groups_per_kv)
+        };
+        assert_eq!(chosen(256, 2), (16, 4, 2, 1));
+        assert_eq!(chosen(128, 4), (16, 8, 4, 1));
+        assert_eq!(chosen(512, 8), (32, 4, 4, 2));
+        assert_eq!(chosen(128, 13), (16, 8, 4, 4));
+    }
+
+    #[test]
+    fn splits_fill_the_device_and_none_is_shorter_than_two_tiles() {
+        let shape = Shape { head_dim: HeadDim::new(256).unwrap(), num_heads: 16, num_kv_heads: 8 };
+        let caps = Caps { subgroup_size: Some(32), ..Caps::WEBGPU };
+        let c = RowGroups::choose(shape, &caps, Language::Wgsl).unwrap();
+        let splits = [0, 1, 33, 1024, 131_072].map(|n| c.splits(shape, n));
+        assert_eq!(splits, [1, 1, 1, 16, 66], "{c:?}");
+        let many = Shape { num_heads: 4096, num_kv_heads: 4096, ..shape };
+        assert_eq!(c.splits(many, 131_072), 1);
     }
 
     #[test]
@@ -163,7 +238,10 @@ mod tests {
                     let shape = Shape { head_dim: d, num_heads: g, num_kv_heads: 1 };
                     let caps = Caps { subgroup_size: width, ..Caps::WEBGPU };
                     let c = RowGroups::choose(shape, &caps, Language::Wgsl).unwrap();
-                    assert!(c.bytes(shape) + 64 <= caps.max_workgroup_storage, "{shape:?} {c:?}");
+                    let codebooks = 4 * 2 * 256;
+                    for bytes in [c.packed_bytes(shape) + codebooks, c.dense_bytes(shape)] {
+                        assert!(bytes <= caps.max_workgroup_storage, "{shape:?} {c:?} {bytes}");
+                    }
                 }
             }
         }

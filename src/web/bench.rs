@@ -17,7 +17,7 @@ use crate::parity::Case as _;
 use crate::parity::flash_attn_vec_tq::{Case, base};
 use crate::parity::report::{CaseResultReport, Status};
 
-/// Query heads and KV heads of the benchmark: eight query heads share one read of K and V.
+/// Query heads and KV heads of the benchmark.
 const HEADS: (u32, u32) = (32, 4);
 
 /// A sample is long enough when its clock's step and the cost of a submit are lost in it.

@@ -20,7 +20,7 @@ const FAULTS: [Fault; 7] = [
     fault("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
     fault("quantize_kv", "z > table[", "z < table["),
     fault("dequantize_kv", "bit % 32u + 4u * BITS)", "bit % 32u + 3u * BITS)"),
-    fault("flash_attn_vec_tq", "hi, query[at + 1u]", "hi, query[at]"),
+    fault("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
     fault("flash_attn_vec", "sum[h] *= rescale", "sum[h] /= rescale"),
     fault("flash_attn_vec_reduce", "total / sum", "total * sum"),
     fault("flash_attn_tile", "sum[r] *= rescale", "sum[r] /= rescale"),

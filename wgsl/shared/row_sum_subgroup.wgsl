@@ -7,7 +7,7 @@ const ROW_SUM_BARRIER = false; // row_sum_get may follow row_sum_put at once
 // planned, or where threads fill them in another order.
 fn row_sum_fits(tid: u32) -> bool {
     var fits = true;
-    for (var step = 1u; step < LANES; step <<= 1u) {
+    for (var step = 1u; step < LANES; step <<= 1u) { // unroll
         let partner = subgroupShuffleXor(tid, step);
         fits = fits && partner == (tid ^ step);
     }
@@ -19,7 +19,7 @@ fn row_sum_put(tid: u32, i: u32, x: f32) {
 
 fn row_sum_get(tid: u32, i: u32, x: f32) -> f32 {
     var sum = x;
-    for (var step = 1u; step < LANES; step <<= 1u) {
+    for (var step = 1u; step < LANES; step <<= 1u) { // unroll
         sum += subgroupShuffleXor(sum, step);
     }
     return sum;

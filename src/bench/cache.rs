@@ -1,0 +1,197 @@
+//! A synthetic cache with its query, on the device in several copies and on the host for the
+//! oracle. Any code is valid, so codes are random bits.
+
+use super::{Format, Plan, Preset};
+use crate::codec::{Codec, HeadDim, Rotation, row};
+use crate::driver::DriverError;
+use crate::gpu::device::Gpu;
+use crate::oracle::dequantize_kv::PackedRows;
+use crate::oracle::flash_attn_vec::{DenseRows, flash_attn_vec};
+use crate::oracle::flash_attn_vec_tq::flash_attn_vec_tq;
+use crate::oracle::max_abs_score;
+use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams, MASK_CAUSAL};
+use crate::parity::attention_tolerance;
+use crate::rng::Gaussian;
+
+/// Bytes that all copies together should have: several times the largest last-level cache.
+const COLD_BYTES: u64 = 256 << 20;
+/// Most copies.
+const MOST_COPIES: u64 = 64;
+
+/// An array of the cache: equal copies, each at an offset that a binding may have.
+#[derive(Debug)]
+pub(super) struct Array {
+    buffer: wgpu::Buffer,
+    bytes: u64,
+    stride: u64,
+}
+
+impl Array {
+    /// Copy `i` as a binding.
+    pub fn copy(&self, i: u64) -> wgpu::BufferBinding<'_> {
+        wgpu::BufferBinding {
+            buffer: &self.buffer,
+            offset: i * self.stride,
+            size: wgpu::BufferSize::new(self.bytes),
+        }
+    }
+}
+
+/// Query and cache on the device, and what the last KV head's query heads must come to.
+#[derive(Debug)]
+pub(super) struct Cache {
+    pub q: wgpu::Buffer,
+    /// In the order of the kernel's bindings.
+    pub arrays: Vec<Array>,
+    pub copies: u64,
+    /// Stored bytes of one copy.
+    pub bytes: u64,
+    pub params: FlashAttnVecTqParams,
+    pub want: Vec<f64>,
+    pub tolerance: f64,
+}
+
+impl Cache {
+    /// Makes and uploads the cache.
+    pub fn new(
+        gpu: &Gpu,
+        (preset, length, format): (Preset, u32, Format),
+        plan: &Plan,
+    ) -> Result<Self, DriverError> {
+        let (num_heads, num_kv_heads, head_dim) = preset.shape();
+        let params = FlashAttnVecTqParams {
+            n_heads: num_heads,
+            n_kv_heads: num_kv_heads,
+            head_dim: head_dim.get(),
+            kv_seq_len: length,
+            kv_capacity: length,
+            scale: 1.0 / (head_dim.get() as f32).sqrt(),
+            mask_type: MASK_CAUSAL,
+            sliding_window: 0,
+            softcap: 0.0,
+            nwg: 1,
+            ring_start: length / 3,
+            scale_factor_d512: 1.0,
+        };
+        params.check()?;
+        let mut rng = Gaussian::new(plan.seed);
+        let q = rng.normals((num_heads * head_dim.get()) as usize);
+        let host = host_arrays(format, head_dim, &params, &mut rng);
+        let bytes: u64 = host.iter().map(|a| a.len() as u64).sum();
+        let most = gpu.device.limits().max_buffer_size;
+        let longest = host.iter().map(|a| a.len() as u64 + 256).max().unwrap_or(1);
+        let wanted = if plan.hot { 1 } else { COLD_BYTES / bytes + 2 };
+        let copies = wanted.min(MOST_COPIES).min(most / longest).max(1);
+        let (want, tolerance) = last_head(format, head_dim, &params, &q, &host)?;
+        let arrays = host.iter().map(|a| upload(gpu, a, copies)).collect::<Result<_, _>>()?;
+        let q = upload(gpu, bytemuck::cast_slice(&q), 1)?.buffer;
+        Ok(Self { q, arrays, copies, bytes, params, want, tolerance })
+    }
+}
+
+/// The arrays of the cache as bytes, in binding order.
+fn host_arrays(
+    format: Format,
+    head_dim: HeadDim,
+    params: &FlashAttnVecTqParams,
+    rng: &mut Gaussian,
+) -> Vec<Vec<u8>> {
+    let rows = params.n_kv_heads as usize * params.kv_seq_len as usize;
+    let random = |bytes: usize, rng: &mut Gaussian| -> Vec<u8> {
+        let words: Vec<u64> = (0..bytes / 8).map(|_| rng.bits()).collect();
+        bytemuck::cast_slice(&words).to_vec()
+    };
+    match format {
+        Format::F16 => {
+            let bytes = rows * head_dim.as_usize() * 2;
+            // Sign and mantissa are random, the exponent is that of 1: the values are 1 to 2.
+            let halves = |bits: u64| bits & 0x83ff_83ff_83ff_83ff | 0x3c00_3c00_3c00_3c00;
+            let dense = |rng: &mut Gaussian| -> Vec<u8> {
+                let words: Vec<u64> = (0..bytes / 8).map(|_| halves(rng.bits())).collect();
+                bytemuck::cast_slice(&words).to_vec()
+            };
+            vec![dense(rng), dense(rng)]
+        }
+        Format::Packed { k, v } => {
+            let usual =
+                if head_dim.norms_per_pos() == 1 { (head_dim.get() as f32).sqrt() } else { 1.0 };
+            let norms = |rng: &mut Gaussian| -> Vec<u8> {
+                let count = rows * head_dim.norms_per_pos() as usize;
+                let norms: Vec<f32> =
+                    (0..count).map(|_| usual * (0.9 + (rng.bits() % 2048) as f32 / 1e4)).collect();
+                bytemuck::cast_slice(&norms).to_vec()
+            };
+            let mut arrays = Vec::new();
+            for bits in [k, v] {
+                arrays.push(random(rows * row::row_bytes(head_dim, bits) as usize, rng));
+                arrays.push(norms(rng));
+            }
+            arrays
+        }
+    }
+}
+
+fn upload(gpu: &Gpu, bytes: &[u8], copies: u64) -> Result<Array, DriverError> {
+    let alignment = u64::from(gpu.device.limits().min_storage_buffer_offset_alignment);
+    let stride = (bytes.len() as u64).next_multiple_of(alignment);
+    let buffer = gpu.scoped(|| {
+        gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("cache"),
+            size: stride * copies,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    })?;
+    for i in 0..copies {
+        gpu.scoped(|| gpu.queue.write_buffer(&buffer, i * stride, bytes))?;
+        // What was written takes staging memory until it is submitted.
+        gpu.queue.submit([]);
+    }
+    Ok(Array { buffer, bytes: bytes.len() as u64, stride })
+}
+
+/// The last KV head's query heads by the oracle, and the tolerance of their scores.
+fn last_head(
+    format: Format,
+    head_dim: HeadDim,
+    params: &FlashAttnVecTqParams,
+    q: &[f32],
+    host: &[Vec<u8>],
+) -> Result<(Vec<f64>, f64), DriverError> {
+    let last = params.n_kv_heads as usize - 1;
+    let of = |array: &Vec<u8>| -> Vec<u8> {
+        let each = array.len() / params.n_kv_heads as usize;
+        array[last * each..].to_vec()
+    };
+    let one = FlashAttnVecTqParams {
+        n_heads: params.n_heads / params.n_kv_heads,
+        n_kv_heads: 1,
+        ..*params
+    };
+    let q = &q[q.len() - (one.n_heads * one.head_dim) as usize..];
+    let shape = FlashAttnVecParams::from(one);
+    let capacity = params.kv_capacity;
+    Ok(match format {
+        Format::F16 => {
+            let [k, v] =
+                [0, 1].map(|i| bytemuck::pod_collect_to_vec::<u8, half::f16>(&of(&host[i])));
+            let (k, v) = (DenseRows::F16(&k), DenseRows::F16(&v));
+            let largest = max_abs_score(&shape, q, &|h, s, o| k.read(capacity, h, s, o))?;
+            (flash_attn_vec(&shape, q, k, v)?, attention_tolerance(largest))
+        }
+        Format::Packed { k, v } => {
+            let arrays: Vec<Vec<u8>> = host.iter().map(of).collect();
+            let norms = |i: usize| bytemuck::pod_collect_to_vec::<u8, f32>(&arrays[i]);
+            let (k_norms, v_norms) = (norms(1), norms(3));
+            let rows = |bits, packed, norms| PackedRows {
+                codec: Codec::new(head_dim, bits, Rotation::Plain),
+                capacity,
+                packed,
+                norms,
+            };
+            let (k, v) = (rows(k, &arrays[0], &k_norms), rows(v, &arrays[2], &v_norms));
+            let largest = max_abs_score(&shape, q, &|h, s, o| k.decode_rotated(h, s, o))?;
+            (flash_attn_vec_tq(&one, q, k, v)?, attention_tolerance(largest))
+        }
+    })
+}

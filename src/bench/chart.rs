@@ -1,0 +1,92 @@
+//! Time against length as SVG: a panel a shape, both axes logarithmic, with the time that the
+//! stored bytes take at copy speed as a thin line under each format.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use super::report::{PointReport, Report};
+
+/// Width and height of a panel.
+const PANEL: (u32, u32) = (760, 420);
+
+/// A picture of `report`; empty if nothing was timed.
+pub fn svg(report: &Report) -> Result<String, String> {
+    let mut presets: Vec<&str> = Vec::new();
+    for point in report.points.iter().filter(|p| p.timing.is_some()) {
+        if !presets.contains(&point.preset.as_str()) {
+            presets.push(&point.preset);
+        }
+    }
+    let mut text = String::new();
+    let size = (PANEL.0, PANEL.1 * presets.len().max(1) as u32);
+    {
+        let area = SVGBackend::with_string(&mut text, size).into_drawing_area();
+        area.fill(&WHITE).map_err(|e| e.to_string())?;
+        for (panel, preset) in area.split_evenly((presets.len().max(1), 1)).iter().zip(&presets) {
+            draw(panel, report, preset).map_err(|e| e.to_string())?;
+        }
+        area.present().map_err(|e| e.to_string())?;
+    }
+    Ok(text)
+}
+
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, report: &Report, preset: &str) -> Drawn {
+    let points: Vec<&PointReport> =
+        report.points.iter().filter(|p| p.preset == preset && p.timing.is_some()).collect();
+    let floor = |p: &PointReport| p.cache_bytes as f64 / report.environment.copy_gb_s / 1e3;
+    let us = |p: &PointReport| p.timing.as_ref().map_or(f64::NAN, |t| t.us);
+    let lengths = || points.iter().map(|p| f64::from(p.kv_seq_len));
+    let (low, high) = (lengths().fold(f64::MAX, f64::min), lengths().fold(1.0, f64::max));
+    let bottom = points.iter().map(|p| floor(p).min(us(p))).fold(f64::MAX, f64::min);
+    let top = points.iter().map(|p| us(p)).fold(1e-9, f64::max);
+    let first = points[0];
+    let caption = format!(
+        "{preset}: {} query heads, {} KV heads, head_dim {} - {}",
+        first.num_heads, first.num_kv_heads, first.head_dim, report.environment.adapter.name
+    );
+    let mut chart = ChartBuilder::on(area)
+        .caption(caption, ("sans-serif", 15))
+        .margin(10)
+        .x_label_area_size(42)
+        .y_label_area_size(60)
+        .build_cartesian_2d(
+            (low * 0.9..high * 1.15).log_scale(),
+            (bottom * 0.8..top * 1.3).log_scale(),
+        )?;
+    chart
+        .configure_mesh()
+        .x_desc("positions")
+        .y_desc("microseconds a call; thin: stored bytes at copy speed")
+        .x_label_formatter(&|v| format!("{v:.0}"))
+        .y_label_formatter(&|v| format!("{v}"))
+        .draw()?;
+    let mut series: Vec<(&str, &str)> = Vec::new();
+    for p in &points {
+        if !series.contains(&(&*p.format, &*p.leg)) {
+            series.push((&p.format, &p.leg));
+        }
+    }
+    for (i, (format, leg)) in series.iter().enumerate() {
+        let color = Palette99::pick(i).to_rgba();
+        let mine = || points.iter().filter(|p| (&*p.format, &*p.leg) == (*format, *leg));
+        let at = |p: &PointReport, y: f64| (f64::from(p.kv_seq_len), y);
+        chart
+            .draw_series(LineSeries::new(mine().map(|p| at(p, us(p))), color.stroke_width(2)))?
+            .label(format!("{format} {leg}"))
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+        chart.draw_series(mine().map(|p| Circle::new(at(p, us(p)), 3, color.filled())))?;
+        chart.draw_series(LineSeries::new(
+            mine().map(|p| at(p, floor(p))),
+            color.mix(0.5).stroke_width(1),
+        ))?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .border_style(BLACK.mix(0.3))
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! Times of decode attention on a GPU: packed caches of every width and dense f16 over shapes,
+//! lengths and legs, beside the device's own copy and read speed.
+//!
+//! Every point is verified on the very buffers that are timed: the last KV head with all its query
+//! heads against the f64 oracle. A time is the GPU's timestamps around one pass of many calls,
+//! divided by their number; a call is the attention dispatch and, where the context is split, the
+//! merge. Each call waits for the one before it, since they write the same output. Calls go round
+//! copies of the cache that together are larger than any last-level cache.
+
+mod bandwidth;
+mod cache;
+pub mod chart;
+mod clock;
+mod point;
+pub mod report;
+
+use std::str::FromStr;
+
+use crate::codec::{Bits, HeadDim};
+use crate::driver::DriverError;
+use crate::gpu::device::Gpu;
+use crate::legs::LegName;
+use bandwidth::Bandwidth;
+use cache::Cache;
+use clock::Clock;
+use report::{Environment, PointReport};
+
+/// Heads and head dim of a model, by the letter of its row in reports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Preset {
+    /// 16 query heads, 8 KV heads, head_dim 256
+    #[cfg_attr(feature = "cli", value(name = "G"))]
+    G,
+    /// 32 query heads, 8 KV heads, head_dim 128
+    #[cfg_attr(feature = "cli", value(name = "L"))]
+    L,
+    /// 32 query heads, 4 KV heads, head_dim 512
+    #[cfg_attr(feature = "cli", value(name = "X"))]
+    X,
+    /// 9 query heads, 3 KV heads, head_dim 64
+    #[cfg_attr(feature = "cli", value(name = "S"))]
+    S,
+}
+
+impl Preset {
+    /// The letter.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::G => "G",
+            Self::L => "L",
+            Self::X => "X",
+            Self::S => "S",
+        }
+    }
+
+    /// Query heads, KV heads, coordinates of a head vector.
+    pub const fn shape(self) -> (u32, u32, HeadDim) {
+        let [d64, d128, d256, d512] = HeadDim::ALL;
+        match self {
+            Self::G => (16, 8, d256),
+            Self::L => (32, 8, d128),
+            Self::X => (32, 4, d512),
+            Self::S => (9, 3, d64),
+        }
+    }
+}
+
+/// How K and V are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Dense f16: the control.
+    F16,
+    /// Packed codes of these widths.
+    Packed {
+        /// Bits of a K code.
+        k: Bits,
+        /// Bits of a V code.
+        v: Bits,
+    },
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::F16 => f.write_str("f16"),
+            Self::Packed { k, v } => write!(f, "{k}/{v}"),
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "f16" {
+            return Ok(Self::F16);
+        }
+        let bits = |part: &str| part.parse().ok().and_then(|b| Bits::new(b).ok());
+        text.split_once('/')
+            .and_then(|(k, v)| Some(Self::Packed { k: bits(k)?, v: bits(v)? }))
+            .ok_or_else(|| format!("need f16 or K/V bits such as 8/4, found {text}"))
+    }
+}
+
+/// What to measure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Shapes.
+    pub presets: Vec<Preset>,
+    /// Positions.
+    pub lengths: Vec<u32>,
+    /// Formats.
+    pub formats: Vec<Format>,
+    /// Legs: those of wgpu.
+    pub legs: Vec<LegName>,
+    /// Whether one cache is read again and again.
+    pub hot: bool,
+    /// Least milliseconds of calls before the first sample.
+    pub warm_up_ms: f64,
+    /// The same after the oracle has left the GPU idle: it needs them to raise its clock.
+    pub wake_up_ms: f64,
+    /// Samples of a point.
+    pub samples: usize,
+    /// Seed of the data.
+    pub seed: u64,
+}
+
+/// One point to measure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Point {
+    preset: Preset,
+    length: u32,
+    format: Format,
+    leg: LegName,
+    /// Whether the GPU was idle before.
+    idle: bool,
+}
+
+/// Measures everything that `plan` names; `done` sees each point as it is finished.
+pub fn run(
+    gpu: &Gpu,
+    plan: &Plan,
+    mut done: impl FnMut(&PointReport),
+) -> Result<(Environment, Vec<PointReport>), DriverError> {
+    let clock = Clock::new(gpu)?;
+    let bandwidth = Bandwidth::measure(gpu, &clock, plan)?;
+    let mut points: Vec<PointReport> = Vec::new();
+    for &preset in &plan.presets {
+        for &length in &plan.lengths {
+            for &format in &plan.formats {
+                let cache = Cache::new(gpu, (preset, length, format), plan)?;
+                for (i, &leg) in plan.legs.iter().enumerate() {
+                    let point = Point { preset, length, format, leg, idle: i == 0 };
+                    let measured = point.measure(gpu, &clock, &cache, plan)?;
+                    done(&measured);
+                    points.push(measured);
+                }
+            }
+        }
+    }
+    report::relate(&mut points, bandwidth.copy_gb_s);
+    let environment = Environment {
+        adapter: gpu.report.clone(),
+        copy_gb_s: bandwidth.copy_gb_s,
+        read_gb_s: bandwidth.read_gb_s,
+    };
+    Ok((environment, points))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn formats_read_back_as_they_are_written() {
+        for text in ["f16", "4/4", "8/4", "2/6"] {
+            assert_eq!(text.parse::<Format>().unwrap().to_string(), text);
+        }
+        for text in ["", "f32", "4", "7/4", "4/", "4/4/4", "k4v4"] {
+            let error = text.parse::<Format>().unwrap_err();
+            assert!(error.contains(&format!("found {text}")), "{error}");
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! One point: pipelines and bindings, verification, samples.
+
+use super::cache::Cache;
+use super::clock::{Clock, read};
+use super::report::{PointReport, Timing};
+use super::{Format, Plan, Point};
+use crate::contract::{Caps, Language, Launch, Plan as KernelPlan};
+use crate::driver::DriverError;
+use crate::gpu::device::Gpu;
+use crate::gpu::{Checks, Options, PassthroughCode, RawBound, RawKernel};
+use crate::kernels::{flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq};
+use crate::legs::{LegName, POISON, spirv};
+use crate::params::{FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams};
+use crate::parity::judge;
+
+/// A sample lasts at least this long, so that the clock's step is lost in it.
+const SAMPLE_US: f64 = 2000.0;
+/// Most calls of a sample.
+const MOST_CALLS: f64 = 400.0;
+
+/// A kernel with its launch and its bindings: one for each copy of the cache, or one for all.
+struct Step {
+    kernel: RawKernel,
+    launch: Launch,
+    bound: Vec<RawBound>,
+}
+
+/// Everything of a call.
+struct Call {
+    steps: Vec<Step>,
+    out: wgpu::Buffer,
+}
+
+impl Point {
+    /// Verifies, then times.
+    pub fn measure(
+        &self,
+        gpu: &Gpu,
+        clock: &Clock,
+        cache: &Cache,
+        plan: &Plan,
+    ) -> Result<PointReport, DriverError> {
+        let (kernel, nwg, plans) = self.plans(&gpu.caps, cache)?;
+        let call = self.call(gpu, cache, nwg, &plans)?;
+        let mut at = 0;
+        let mut pass = |calls: u64| {
+            clock.time(gpu, |pass| {
+                for _ in 0..calls {
+                    call.record(pass, at)?;
+                    at += 1;
+                }
+                Ok(())
+            })
+        };
+        let first = pass(1)?;
+        let outcome = judge(
+            &call.output(gpu, cache.want.len())?,
+            &cache.want,
+            cache.params.head_dim as usize,
+            cache.tolerance,
+        );
+        let mut report = PointReport {
+            preset: self.preset.name().to_owned(),
+            num_heads: cache.params.n_heads,
+            num_kv_heads: cache.params.n_kv_heads,
+            head_dim: cache.params.head_dim,
+            kv_seq_len: self.length,
+            kernel: kernel.to_owned(),
+            pipeline: plans[0].label.clone(),
+            format: self.format.to_string(),
+            leg: self.leg.as_str().to_owned(),
+            nwg,
+            cache_bytes: cache.bytes,
+            cache_copies: cache.copies,
+            verified: outcome.pass(),
+            error: outcome.error.is_finite().then_some(outcome.error),
+            tolerance: cache.tolerance,
+            detail: outcome.detail.clone(),
+            timing: None,
+        };
+        if outcome.pass() {
+            report.timing = Some(self.samples(plan, cache.bytes, first, &mut pass)?);
+        }
+        Ok(report)
+    }
+
+    /// Warms up, then takes samples; `first` is what one cold call took.
+    fn samples(
+        &self,
+        plan: &Plan,
+        cache_bytes: u64,
+        first: f64,
+        pass: &mut impl FnMut(u64) -> Result<f64, DriverError>,
+    ) -> Result<Timing, DriverError> {
+        let mut calls = (SAMPLE_US / first.max(0.1)).clamp(1.0, MOST_CALLS) as u64;
+        let mut warm = 0.0;
+        let least = if self.idle { plan.wake_up_ms } else { plan.warm_up_ms };
+        while warm < least * 1e3 {
+            let us = pass(calls)?.max(1.0);
+            warm += us;
+            calls = (SAMPLE_US / us * calls as f64).clamp(1.0, MOST_CALLS) as u64;
+        }
+        let mut us = Vec::with_capacity(plan.samples);
+        for _ in 0..plan.samples {
+            us.push(pass(calls)? / calls as f64);
+        }
+        us.sort_by(f64::total_cmp);
+        let at = |part: f64| us[((us.len() - 1) as f64 * part).round() as usize];
+        Ok(Timing {
+            us: at(0.5),
+            us_p10: at(0.1),
+            us_p90: at(0.9),
+            calls,
+            samples: us.len(),
+            gb_s: cache_bytes as f64 / at(0.5) / 1e3,
+            of_copy: None,
+            f16_ratio: None,
+            trusted_ratio: None,
+            msl_ratio: None,
+        })
+    }
+
+    /// Stem of the kernel, the number of splits, and the plans of a call.
+    fn plans(
+        &self,
+        caps: &Caps,
+        cache: &Cache,
+    ) -> Result<(&'static str, u32, Vec<KernelPlan>), DriverError> {
+        let language = self.leg.language();
+        let (_, _, head_dim) = self.preset.shape();
+        let (kernel, nwg, attention) = match self.format {
+            Format::F16 => {
+                let problem = self.dense();
+                let nwg = problem.splits(self.length, caps, language)?;
+                ("flash_attn_vec", nwg, problem.plan(caps, language)?)
+            }
+            Format::Packed { .. } => {
+                let problem = self.packed(cache);
+                let nwg = problem.splits(self.length, caps, language)?;
+                ("flash_attn_vec_tq", nwg, problem.plan(caps, language)?)
+            }
+        };
+        let mut plans = vec![attention];
+        if nwg > 1 {
+            plans.push(flash_attn_vec_reduce::Problem { head_dim }.plan(caps, language)?);
+        }
+        Ok((kernel, nwg, plans))
+    }
+
+    fn dense(&self) -> flash_attn_vec::Problem {
+        let (num_heads, num_kv_heads, head_dim) = self.preset.shape();
+        let kv_type = flash_attn_vec::KvType::F16;
+        flash_attn_vec::Problem { head_dim, kv_type, num_heads, num_kv_heads }
+    }
+
+    fn packed(&self, cache: &Cache) -> flash_attn_vec_tq::Problem {
+        use crate::codec::{Bits, Codec, Rotation};
+        let (num_heads, num_kv_heads, head_dim) = self.preset.shape();
+        let (k_bits, v_bits) = match self.format {
+            Format::Packed { k, v } => (k, v),
+            Format::F16 => (Bits::B8, Bits::B8),
+        };
+        let codec = Codec {
+            scale_factor_d512: cache.params.scale_factor_d512,
+            ..Codec::new(head_dim, v_bits, Rotation::Plain)
+        };
+        flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
+    }
+
+    fn launch(
+        &self,
+        caps: &Caps,
+        language: Language,
+        cache: &Cache,
+        nwg: u32,
+    ) -> Result<Launch, DriverError> {
+        let params = FlashAttnVecTqParams { nwg, ..cache.params };
+        Ok(match self.format {
+            Format::F16 => {
+                self.dense().launch(&FlashAttnVecParams::from(params), caps, language)?
+            }
+            Format::Packed { .. } => self.packed(cache).launch(&params, caps, language)?,
+        })
+    }
+
+    fn pipeline(&self, gpu: &Gpu, plan: &KernelPlan) -> Result<RawKernel, DriverError> {
+        let checks = if self.leg == LegName::Wgsl { Checks::Checked } else { Checks::Trusted };
+        let options = Options { checks, ..Options::default() };
+        let device = &gpu.device;
+        if self.leg == LegName::WgslSpirv {
+            let code = PassthroughCode::SpirV(spirv::compile(plan)?);
+            return Ok(gpu.scoped(|| RawKernel::passthrough(device, plan, code, &options))??);
+        }
+        Ok(gpu.scoped(|| RawKernel::new(device, plan, &options))??)
+    }
+
+    /// Pipelines, output and bindings.
+    fn call(
+        &self,
+        gpu: &Gpu,
+        cache: &Cache,
+        nwg: u32,
+        plans: &[KernelPlan],
+    ) -> Result<Call, DriverError> {
+        let language = self.leg.language();
+        let launch = self.launch(&gpu.caps, language, cache, nwg)?;
+        let floats = u64::from(cache.params.n_heads) * u64::from(cache.params.head_dim);
+        let out = poisoned(gpu, floats * 4)?;
+        let dst_bytes = launch.needed.last().copied().unwrap_or(0);
+        let dst = if nwg > 1 { poisoned(gpu, dst_bytes)? } else { out.clone() };
+        let uniform = uniform(gpu, launch.uniform(0))?;
+        let kernel = self.pipeline(gpu, &plans[0])?;
+        let bind = |i: u64| {
+            let whole = [&uniform, &cache.q].map(|b| b.as_entire_buffer_binding());
+            let arrays = cache.arrays.iter().map(|a| a.copy(i));
+            let buffers = whole.into_iter().chain(arrays).chain([dst.as_entire_buffer_binding()]);
+            kernel.bind(&gpu.device, buffers.collect())
+        };
+        let bound = gpu.scoped(|| (0..cache.copies).map(bind).collect::<Result<_, _>>())??;
+        let mut steps = vec![Step { kernel, launch, bound }];
+        if let Some(merge) = plans.get(1) {
+            steps.push(self.merge(gpu, cache, nwg, (merge, &dst, &out))?);
+        }
+        Ok(Call { steps, out })
+    }
+
+    fn merge(
+        &self,
+        gpu: &Gpu,
+        cache: &Cache,
+        nwg: u32,
+        (plan, partials, out): (&KernelPlan, &wgpu::Buffer, &wgpu::Buffer),
+    ) -> Result<Step, DriverError> {
+        let (_, _, head_dim) = self.preset.shape();
+        let params = FlashAttnVecReduceParams { nrows: cache.params.n_heads, nwg };
+        let launch = flash_attn_vec_reduce::Problem { head_dim }.launch(&params, &gpu.caps)?;
+        let kernel = self.pipeline(gpu, plan)?;
+        let (nrows, splits) = (uniform(gpu, launch.uniform(0))?, uniform(gpu, launch.uniform(3))?);
+        let buffers = [&nrows, partials, out, &splits].map(|b| b.as_entire_buffer_binding());
+        let bound = gpu.scoped(|| kernel.bind(&gpu.device, buffers.to_vec()))??;
+        Ok(Step { kernel, launch, bound: vec![bound] })
+    }
+}
+
+impl Call {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, at: usize) -> Result<(), DriverError> {
+        for step in &self.steps {
+            step.kernel.record(pass, &step.bound[at % step.bound.len()], &step.launch)?;
+        }
+        Ok(())
+    }
+
+    /// The last `count` floats of the output.
+    fn output(&self, gpu: &Gpu, count: usize) -> Result<Vec<f32>, DriverError> {
+        let copy = gpu.scoped(|| {
+            let copy = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                label: Some("output"),
+                size: self.out.size(),
+                usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                mapped_at_creation: false,
+            });
+            let mut encoder =
+                gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(&self.out, 0, &copy, 0, copy.size());
+            gpu.queue.submit([encoder.finish()]);
+            copy
+        })?;
+        let floats: Vec<f32> = bytemuck::pod_collect_to_vec(&read(gpu, &copy)?);
+        Ok(floats[floats.len() - count..].to_vec())
+    }
+}
+
+/// An output filled with a word that no kernel writes.
+fn poisoned(gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer, DriverError> {
+    let words = vec![POISON; (bytes / 4) as usize];
+    filled(gpu, bytemuck::cast_slice(&words), wgpu::BufferUsages::STORAGE)
+}
+
+fn uniform(gpu: &Gpu, contents: &[u8]) -> Result<wgpu::Buffer, DriverError> {
+    filled(gpu, contents, wgpu::BufferUsages::UNIFORM)
+}
+
+fn filled(
+    gpu: &Gpu,
+    contents: &[u8],
+    usage: wgpu::BufferUsages,
+) -> Result<wgpu::Buffer, DriverError> {
+    gpu.scoped(|| {
+        let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("bench"),
+            size: contents.len() as u64,
+            usage: usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        });
+        gpu.queue.write_buffer(&buffer, 0, contents);
+        buffer
+    })
+}

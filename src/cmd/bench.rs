@@ -1,0 +1,209 @@
+//! `wgtq bench`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::SystemTime;
+
+use wgtq::bench::report::{PointReport, Report, SCHEMA};
+use wgtq::bench::{Format, Plan, Preset, chart, run};
+use wgtq::driver::{DriverError, Outputs};
+use wgtq::gpu::device::{Gpu, Selection};
+use wgtq::legs::LegName;
+
+use super::{GpuArgs, machine};
+
+/// Time decode attention on this GPU: packed caches and dense f16, WGSL and native MSL.
+///
+/// Every point is verified before it is timed: the last KV head against the f64 oracle, on the same
+/// buffers. Times are GPU timestamps round a pass of many calls, merge included, over their number.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Shapes
+    #[arg(long, value_delimiter = ',', default_value = "G,L,X,S")]
+    preset: Vec<Preset>,
+    /// Positions
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_values_t = [1024, 2048, 4096, 8192, 16384, 32768, 65536, 131_072],
+        value_parser = clap::value_parser!(u32).range(1..=1 << 24)
+    )]
+    kv_seq_len: Vec<u32>,
+    /// Formats: f16, or bits of K and V such as 8/4
+    #[arg(long, value_name = "K/V", value_delimiter = ',', default_value = "f16,4/4,8/4,8/8")]
+    format: Vec<Format>,
+    /// Legs: wgsl, wgsl-trusted, wgsl-spirv, msl; by default the WGSL ones, and msl on Metal
+    #[arg(long, value_delimiter = ',')]
+    leg: Vec<LegName>,
+    /// Read one cache again and again, so that small ones stay in the device's cache
+    #[arg(long)]
+    hot: bool,
+    /// A few seconds: shape L, 1024 and 8192 positions, fewer samples
+    #[arg(long, conflicts_with_all = ["preset", "kv_seq_len"])]
+    quick: bool,
+    /// Seed of the data
+    #[arg(long, default_value = "1", value_parser = super::seed)]
+    seed: u64,
+    #[command(flatten)]
+    gpu: GpuArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Write a picture of time against length
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+impl Args {
+    /// Runs the sub-command.
+    pub fn run(self) -> Result<ExitCode, DriverError> {
+        for path in self.out.iter().chain(&self.svg) {
+            wgtq::driver::check_writable(path)?;
+        }
+        self.check_legs()?;
+        let gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
+        super::note(&format!("on {}", gpu.report.line()));
+        let plan = self.plan(&gpu);
+        let bar = super::bar(
+            (plan.presets.len() * plan.lengths.len() * plan.formats.len() * plan.legs.len()) as u64,
+        );
+        let (environment, points) = run(&gpu, &plan, |point| {
+            bar.set_message(format!("{} {} {}", point.preset, point.kv_seq_len, point.format));
+            bar.inc(1);
+        })?;
+        bar.finish_and_clear();
+        let report = Report {
+            schema: SCHEMA.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            machine: format!("{}, {}", machine::system(), machine::processor()),
+            environment,
+            hot: plan.hot,
+            seed: plan.seed,
+            points,
+            ran_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        };
+        self.write(&report)?;
+        let good = report.points.iter().all(|p| p.verified);
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(2) })
+    }
+
+    fn check_legs(&self) -> Result<(), DriverError> {
+        let timed = [LegName::Wgsl, LegName::WgslTrusted, LegName::WgslSpirv, LegName::Msl];
+        if let Some(leg) = self.leg.iter().find(|leg| !timed.contains(leg)) {
+            return Err(DriverError::Argument {
+                flag: "--leg",
+                need: "wgsl, wgsl-trusted, wgsl-spirv or msl".to_owned(),
+                found: leg.as_str().to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    fn plan(&self, gpu: &Gpu) -> Plan {
+        let mut legs = self.leg.clone();
+        if legs.is_empty() {
+            legs = vec![LegName::Wgsl, LegName::WgslTrusted];
+            if gpu.report.backend == "metal" {
+                legs.push(LegName::Msl);
+            }
+        }
+        let (presets, lengths) = if self.quick {
+            (vec![Preset::L], vec![1024, 8192])
+        } else {
+            (self.preset.clone(), self.kv_seq_len.clone())
+        };
+        Plan {
+            presets,
+            lengths,
+            formats: self.format.clone(),
+            legs,
+            hot: self.hot,
+            warm_up_ms: if self.quick { 20.0 } else { 100.0 },
+            wake_up_ms: if self.quick { 100.0 } else { 1000.0 },
+            samples: if self.quick { 5 } else { 15 },
+            seed: self.seed,
+        }
+    }
+
+    fn write(&self, report: &Report) -> Result<(), DriverError> {
+        let json = super::pretty(report)?;
+        let mut outputs = Outputs::default();
+        if let Some(path) = &self.out {
+            outputs.stage(path, json.as_bytes())?;
+        }
+        if let Some(path) = &self.svg {
+            let picture = chart::svg(report).map_err(|message| DriverError::Gpu { message })?;
+            outputs.stage(path, picture.as_bytes())?;
+        }
+        outputs.commit()?;
+        if self.json {
+            super::print(&json);
+        } else {
+            show(report);
+        }
+        Ok(())
+    }
+}
+
+fn show(report: &Report) {
+    let environment = &report.environment;
+    super::print(&format!(
+        "{}\ncopy {:.0} GB/s read plus written, read {:.0} GB/s; {} caches",
+        environment.adapter.line(),
+        environment.copy_gb_s,
+        environment.read_gb_s,
+        if report.hot { "hot" } else { "cold" }
+    ));
+    let msl = report.points.iter().any(|p| p.leg == LegName::Msl.as_str());
+    let mut header = vec![
+        "shape",
+        "positions",
+        "K/V",
+        "leg",
+        "splits",
+        "us",
+        "p10..p90",
+        "GB/s",
+        "% copy",
+        "x f16",
+    ];
+    header.push(if msl { "/ MSL" } else { "/ trusted" });
+    let mut table = super::table(&header);
+    for point in &report.points {
+        table.add_row(cells(point, msl));
+    }
+    super::print(&table.to_string());
+    super::print(
+        "us: median of a call, merge included; x f16: time of dense f16 on the same leg over this \
+         one;\n/ MSL, / trusted: this time over that leg's. The last KV head was verified at every \
+         point.",
+    );
+}
+
+fn cells(point: &PointReport, msl: bool) -> Vec<String> {
+    let mut cells = vec![
+        point.preset.clone(),
+        point.kv_seq_len.to_string(),
+        point.format.clone(),
+        point.leg.clone(),
+        point.nwg.to_string(),
+    ];
+    let Some(timing) = &point.timing else {
+        cells.extend(["WRONG".to_owned(), point.detail.clone()]);
+        return cells;
+    };
+    let ratio = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2}"));
+    cells.extend([
+        format!("{:.1}", timing.us),
+        format!("{:.0}..{:.0}", timing.us_p10, timing.us_p90),
+        format!("{:.0}", timing.gb_s),
+        timing.of_copy.map_or("-".to_owned(), |x| format!("{:.0}", 100.0 * x)),
+        ratio(timing.f16_ratio),
+        ratio(if msl { timing.msl_ratio } else { timing.trusted_ratio }),
+    ]);
+    cells
+}

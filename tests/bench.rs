@@ -1,0 +1,80 @@
+//! `wgtq bench`: small on a software driver, and the report that is kept.
+
+#![expect(clippy::unwrap_used, reason = "a test helper that cannot go on should say where")]
+
+use std::process::Output;
+
+use assert_cmd::Command;
+use serde_json::Value;
+use tempfile::TempDir;
+
+fn wgtq(args: &[&str]) -> Output {
+    Command::cargo_bin("wgtq").unwrap().args(args).output().unwrap()
+}
+
+fn validate(report: &Value) {
+    let schema = wgtq(&["schema", "bench"]);
+    let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(report).map(|e| e.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn a_small_run_is_verified_timed_and_drawn() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let [json, svg] = ["b.json", "b.svg"].map(|n| folder.path().join(n));
+    let output = wgtq(&[
+        "bench",
+        "--preset",
+        "S",
+        "--kv-seq-len",
+        "33,64",
+        "--format",
+        "f16,3/8",
+        "--leg",
+        "wgsl-trusted",
+        "--hot",
+        "--out",
+        json.to_str().unwrap(),
+        "--svg",
+        svg.to_str().unwrap(),
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    validate(&report);
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 4);
+    for point in points {
+        assert_eq!(point["verified"], true, "{point}");
+        assert!(point["timing"]["us"].as_f64().unwrap() > 0.0, "{point}");
+        assert!(point["timing"]["f16_ratio"].as_f64().unwrap() > 0.0, "{point}");
+    }
+    assert!(std::fs::read_to_string(svg).unwrap().starts_with("<svg"));
+}
+
+#[test]
+fn the_kept_report_is_valid_and_every_point_was_right() {
+    let text = include_str!("data/bench-h100.json");
+    let report: Value = serde_json::from_str(text).unwrap();
+    validate(&report);
+    assert!(report["points"].as_array().unwrap().iter().all(|p| p["verified"] == true));
+}
+
+#[test]
+fn bad_arguments_are_named() {
+    for (args, named) in [
+        (["--leg", "msl-host"], "need wgsl, wgsl-trusted, wgsl-spirv or msl, found msl-host"),
+        (["--format", "7/4"], "need f16 or K/V bits such as 8/4, found 7/4"),
+        (["--kv-seq-len", "0"], "--kv-seq-len"),
+    ] {
+        let output = wgtq(&[&["bench"], &args[..]].concat());
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && error.contains(named), "{args:?}: {error}");
+    }
+}

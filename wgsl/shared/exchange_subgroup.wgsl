@@ -1,0 +1,88 @@
+// How the LANES lanes of a row group exchange scores, by shuffles. Score v is of row v / GROUP_PAD
+// and query head v % GROUP_PAD. The lanes that are v % OWNERS modulo OWNERS own it, as their
+// owned score v / OWNERS.
+//
+// Needs LANES <= subgroup size, and lanes that follow each other in the workgroup to follow each
+// other in the subgroup.
+
+const EXCHANGE_BARRIER = false; // what was put is there at once
+
+struct Invocation {
+    @builtin(local_invocation_index) tid: u32,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+}
+
+// Whether the shuffles reach the lanes they mean. They do not where subgroups are narrower than
+// planned, or where threads fill them in another order.
+fn exchange_fits(in: Invocation) -> bool {
+    var fits = in.subgroup_lane % LANES == in.tid % LANES;
+    for (var step = 1u; step < LANES; step <<= 1u) { // unroll
+        let partner = subgroupShuffleXor(in.tid, step);
+        fits = fits && partner == (in.tid ^ step);
+    }
+    return fits;
+}
+
+fn scores_put(in: Invocation, scores: Scores) {
+}
+
+// Sums of the owned scores over the lanes of a block. A lane that still holds several scores keeps
+// every other one and gives the rest to its partner, so that each step halves the work.
+fn block_sums(in: Invocation, scores: Scores) -> Owned {
+    var x = scores;
+    for (var step = 1u; step < OWNERS; step <<= 1u) { // unroll
+        let odd = (in.tid & step) != 0u;
+        for (var j = 0u; j < SCORES / (2u * step); j++) { // unroll
+            let keep = select(x[2u * j], x[2u * j + 1u], odd);
+            let give = select(x[2u * j + 1u], x[2u * j], odd);
+            x[j] = keep + subgroupShuffleXor(give, step);
+        }
+    }
+    var owned = Owned();
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        owned[j] = x[j];
+        for (var step = OWNERS; step < BLOCK_LANES; step <<= 1u) { // unroll
+            owned[j] += subgroupShuffleXor(owned[j], step);
+        }
+    }
+    return owned;
+}
+
+fn owned_put(in: Invocation, round: u32, owned: Owned) {
+}
+
+// Sums of the owned scores over the blocks.
+fn row_sums(in: Invocation, owned: Owned) -> Owned {
+    var x = owned;
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        for (var step = BLOCK_LANES; step < LANES; step <<= 1u) { // unroll
+            x[j] += subgroupShuffleXor(x[j], step);
+        }
+    }
+    return x;
+}
+
+// Largest score of each query head.
+fn head_maxima(in: Invocation, owned: Owned) -> Heads {
+    var x = owned;
+    for (var j = HEADS_OWNED; j < OWNED; j++) { // unroll
+        x[j % HEADS_OWNED] = max(x[j % HEADS_OWNED], x[j]);
+    }
+    for (var j = 0u; j < HEADS_OWNED; j++) { // unroll
+        for (var step = GROUP_PAD; step < OWNERS; step <<= 1u) { // unroll
+            x[j] = max(x[j], subgroupShuffleXor(x[j], step));
+        }
+    }
+    var maxima = Heads();
+    for (var h = 0u; h < GROUP; h++) { // unroll
+        maxima[h] = score_get(in, x, h);
+    }
+    return maxima;
+}
+
+// Score or weight v, from the lane of the same block that owns it.
+fn score_get(in: Invocation, owned: Owned, v: u32) -> f32 {
+    var x = owned;
+    return subgroupShuffle(x[v / OWNERS], in.subgroup_lane / OWNERS * OWNERS + v % OWNERS);
+}
