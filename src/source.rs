@@ -126,16 +126,15 @@ fn wgsl_texts(plan: &Plan) -> impl Iterator<Item = &'static str> {
 
 impl Source {
     fn push_unrolled(&mut self, name: &str, text: &str, constants: &Constants) {
-        let mut first = self.text.lines().count() as u32 + 1;
+        let next = self.text.lines().count() as u32 + 1;
         let mut previous = None;
-        for (line, origin) in unroll(text, constants) {
+        for (first, (line, origin)) in (next..).zip(unroll(text, constants)) {
             if previous.is_none_or(|p| p + 1 != origin) {
                 self.runs.push(Run { first, file: name.to_owned(), origin });
             }
             self.text.push_str(&line);
             self.text.push('\n');
             previous = Some(origin);
-            first += 1;
         }
     }
 

@@ -180,11 +180,12 @@ impl Parser<'_> {
             "max" => u32::max,
             _ => return self.constants.0.get(word).copied(),
         };
-        let arguments = self.eat("(").then_some(())?;
+        if !self.eat("(") {
+            return None;
+        }
         let (a, comma) = (self.shift()?, self.eat(","));
         let (b, close) = (self.shift()?, self.eat(")"));
-        (comma && close).then_some(arguments)?;
-        Some(choose(a, b))
+        (comma && close).then(|| choose(a, b))
     }
 }
 

@@ -11,6 +11,7 @@ use wgtq::legs::{Availability, LegName, availability};
 use wgtq::parity::report::{
     CaseReport, CaseResultReport, LegReport, Report, RunTiming, SCHEMA, Status, Summary,
 };
+use wgtq::parity::selection::select;
 use wgtq::parity::suite::{self, OpenLeg};
 use wgtq::parity::{Case, compact, html};
 
@@ -28,7 +29,7 @@ pub struct Args {
     /// Only cases whose name contains this, such as d256 or softcap
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
-    /// Only every N-th case, for a quick look
+    /// Only every N-th case of each kernel at each head dim, for a quick look
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     every: u32,
     /// Only these legs [default: all that this machine has]
@@ -135,11 +136,9 @@ impl Args {
             (self.kernel.is_empty() || self.kernel.iter().any(|k| k == case.kernel()))
                 && self.case.as_ref().is_none_or(|text| case.id().contains(text.as_str()))
         };
-        let cases: Vec<_> = suite::cases()
-            .into_iter()
-            .filter(|case| wanted(case.as_ref()))
-            .step_by(self.every as usize)
-            .collect();
+        let mut cases = suite::cases();
+        cases.retain(|case| wanted(case.as_ref()));
+        let cases = select(cases, self.every);
         if cases.is_empty() {
             return Err(DriverError::Argument {
                 flag: "--case",

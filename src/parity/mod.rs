@@ -22,6 +22,7 @@ pub mod html;
 mod outcome;
 mod pages;
 pub mod report;
+pub mod selection;
 pub mod suite;
 
 use std::fmt::Debug;

@@ -9,7 +9,6 @@ mod device;
 mod faults;
 mod player;
 mod report;
-mod selection;
 mod session;
 
 pub use bench::{BenchPoint, BenchReport, BenchTiming, Clock};

@@ -8,13 +8,13 @@ use web_time::Instant;
 use super::device::WebGpu;
 use super::faults::Fault;
 use super::player::Player;
-use super::selection::{head_dim, select};
 use super::{BenchReport, LEG, WebReport, bench};
 use crate::contract::Language;
 use crate::driver::DriverError;
 use crate::parity::report::{
     CaseReport, CaseResultReport, LegReport, Report, RunTiming, SCHEMA, Summary,
 };
+use crate::parity::selection::{head_dim, select};
 use crate::parity::{Case, html, suite};
 
 /// What the page asks for.
@@ -74,7 +74,7 @@ impl Session {
             player: Player::new(gpu, fault),
             machine: options.machine,
             leg,
-            cases: select(options.every),
+            cases: select(suite::cases(), options.every),
             results: Vec::new(),
             bench: None,
             start: Instant::now(),
