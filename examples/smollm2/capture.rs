@@ -59,7 +59,8 @@ impl Args {
 /// What one layer's attention gets in one decode step.
 #[derive(Debug)]
 pub struct Step {
-    shape: Shape,
+    /// The model's.
+    pub shape: Shape,
     /// The newest token's, `[nh, D]`.
     pub q: Vec<f32>,
     /// Every token's, `[n, nkv, D]`.

@@ -1,6 +1,9 @@
 //! The pieces together on a model made in the test; and the real model, where it is there.
 
+use std::path::{Path, PathBuf};
+
 use candle_core::quantized::gguf_file::Value;
+use candle_core::{Device, Tensor};
 use wgtq::codec::Ring;
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::{LegName, WgpuLeg};
@@ -8,7 +11,7 @@ use wgtq::replay::manifest::{Input, Unquantised};
 use wgtq::replay::report::Status;
 use wgtq::replay::singlestep::{Request, Singlestep};
 
-use crate::attention::{Attention, BitPair, Kind};
+use crate::attention::{Attention, BitPair, Kind, Shape};
 use crate::capture::Step;
 use crate::fixture::Gguf;
 use crate::measure::Measurement;
@@ -195,6 +198,79 @@ fn a_capture_is_a_manifest_with_the_full_unquantised_cache() {
 
     let layer = Step::record(&model, &tokens, 2).unwrap_err().to_string();
     assert_eq!(layer, "--layer: need less than 2, found 2");
+}
+
+/// A capture of tests/data.
+struct Capture {
+    folder: PathBuf,
+    layer: usize,
+    input: Input,
+    /// Its q, K and V.
+    step: Step,
+}
+
+/// The captures of tests/data by name.
+fn committed_captures() -> Vec<(String, Capture)> {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+    let capture = |layer: usize, tokens: usize| {
+        let name = format!("smollm2-l{layer:02}-n{tokens}");
+        let folder = data.join(&name);
+        let input = Input::load(&folder.join("manifest.json")).unwrap();
+        let step = stored_step(&input);
+        (name, Capture { folder, layer, input, step })
+    };
+    [96, 400].into_iter().flat_map(|n| [2, 15, 28].map(|layer| capture(layer, n))).collect()
+}
+
+/// q and the unquantised K and V of a manifest.
+fn stored_step(input: &Input) -> Step {
+    let Unquantised::Full { k, v } = &input.unquantised else {
+        panic!("{:?}", input.unquantised);
+    };
+    let p = &input.params;
+    let [n, heads, d] = [p.kv_seq_len, p.n_kv_heads, p.head_dim].map(|x| x as usize);
+    let [k, v] = [k, v].map(|rows| {
+        let by_head = Tensor::from_slice(rows, (heads, n, d), &Device::Cpu).unwrap();
+        by_head.transpose(0, 1).unwrap().contiguous().unwrap()
+    });
+    let (num_heads, num_kv_heads) = (p.n_heads, p.n_kv_heads);
+    let shape = Shape { layers: 30, num_heads, num_kv_heads, head_dim: input.head_dim };
+    Step { shape, q: input.q.clone(), k, v }
+}
+
+impl Capture {
+    /// Checks that `step`, written, is this capture's files bit for bit.
+    fn is_written_by(&self, step: &Step) {
+        let folder = tempfile::tempdir().unwrap();
+        step.write(folder.path(), self.input.ring().unwrap(), bits("4/4")).unwrap();
+        let mut written = 0;
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            let name = entry.unwrap().file_name();
+            let [got, want] = [folder.path(), &self.folder]
+                .map(|folder| std::fs::read(folder.join(&name)).unwrap());
+            assert!(got == want, "{}: {name:?} is not what was captured", self.folder.display());
+            written += 1;
+        }
+        assert_eq!(written, 8);
+    }
+}
+
+/// Given q, K and V, a capture is the codec's alone: the same bytes on every machine.
+#[test]
+fn committed_captures_are_written_again_bit_for_bit() {
+    for (_, capture) in committed_captures() {
+        capture.is_written_by(&capture.step);
+    }
+}
+
+#[test]
+#[should_panic(expected = "is not what was captured")]
+fn a_capture_with_one_other_bit_is_seen() {
+    let (_, mut capture) = committed_captures().remove(0);
+    let mut k = capture.step.k.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    k[77] = k[77].next_up();
+    capture.step.k = Tensor::from_vec(k, capture.step.k.shape(), &Device::Cpu).unwrap();
+    capture.is_written_by(&capture.step);
 }
 
 /// The captured step through the kernels, at the widths that it was captured with.
