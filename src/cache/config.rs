@@ -30,6 +30,9 @@ pub struct LayerConfig {
     pub format: KvFormat,
     /// The rotation in front of the quantiser.
     pub rotation: Rotation,
+    /// Whether norms are corrected so that decoded rows keep theirs, see
+    /// [`Codec::norm_correction`]. Costs nothing when rows are read.
+    pub norm_correction: bool,
     /// Slots a KV head.
     pub capacity: u32,
     /// What happens when they are full.
@@ -107,7 +110,7 @@ impl LayerConfig {
         let key = codec.key_codec().ok_or_else(|| {
             Error::param("format", "K of 2, 3, 4, 5, 6 or 8 bits on a device", self.format)
         })?;
-        Ok([key, codec.v])
+        Ok([key, codec.v].map(|codec| Codec { norm_correction: self.norm_correction, ..codec }))
     }
 
     /// Bytes that one position takes in this layer, norms included.

@@ -9,7 +9,7 @@ use wgtq::driver::DriverError;
 use wgtq::gpu::device::{self, Selection};
 use wgtq::wgpu;
 
-use super::{Attention, BitPair, Shape};
+use super::{Attention, Coding, Shape};
 use crate::error::Result;
 
 /// A packed cache on a GPU. The rest of the model is on the CPU, so that every layer is a submit
@@ -35,13 +35,20 @@ struct Buffers {
 impl Gpu {
     /// An empty cache for `capacity` tokens, in one step or many, on the adapter that `selection`
     /// allows.
-    pub fn open(shape: Shape, bits: BitPair, capacity: u32, selection: &Selection) -> Result<Self> {
+    pub fn open(
+        shape: Shape,
+        coding: Coding,
+        capacity: u32,
+        selection: &Selection,
+    ) -> Result<Self> {
+        let Coding { bits, norm_correction } = coding;
         let layer = LayerConfig {
             num_heads: shape.num_heads,
             num_kv_heads: shape.num_kv_heads,
             head_dim: shape.head_dim,
             format: KvFormat { k: KeyFormat::Tq(bits.k), v: bits.v },
             rotation: Rotation::Plain,
+            norm_correction,
             capacity,
             storage: Storage::Linear,
             sliding_window: 0,
