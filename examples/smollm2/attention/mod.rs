@@ -4,6 +4,8 @@ mod dense;
 mod exact;
 mod gpu;
 mod oracle;
+#[cfg(test)]
+mod stored;
 
 use std::str::FromStr;
 
@@ -15,6 +17,8 @@ use crate::error::{ModelError, Result};
 pub use exact::Exact;
 pub use gpu::Gpu;
 pub use oracle::Oracle;
+#[cfg(test)]
+pub use stored::Stored;
 
 /// What a model's attention looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

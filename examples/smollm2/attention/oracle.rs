@@ -45,7 +45,7 @@ impl Attention for Oracle {
 }
 
 /// Bytes of one encoded row with its norms.
-fn stored_bytes(codec: &Codec) -> u64 {
+pub fn stored_bytes(codec: &Codec) -> u64 {
     row::row_bytes(codec.head_dim, codec.bits) + u64::from(codec.head_dim.norms_per_pos()) * 4
 }
 

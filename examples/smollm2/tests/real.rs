@@ -165,32 +165,8 @@ fn bits_cost_on_a_gpu_what_they_cost_the_oracle() {
     }
 }
 
-/// What a model asks of its attention: q, k and v of each layer.
-struct Asked {
-    shape: Shape,
-    layers: Vec<[Tensor; 3]>,
-    inner: Box<dyn Attention>,
-}
-
-impl Attention for Asked {
-    fn append_and_attend(
-        &mut self,
-        layer: usize,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-    ) -> crate::error::Result<Tensor> {
-        self.layers.push([q.clone(), k.clone(), v.clone()]);
-        self.inner.append_and_attend(layer, q, k, v)
-    }
-
-    fn bytes_per_token(&self) -> u64 {
-        self.inner.bytes_per_token()
-    }
-}
-
 /// The layers at these depths, asked again in steps of `chunk` tokens.
-fn in_steps(asked: &Asked, chunk: usize) -> Vec<f32> {
+fn in_steps(asked: &Asked<'_>, chunk: usize) -> Vec<f32> {
     let depths = [0, 15, 29];
     let shape = Shape { layers: depths.len(), ..asked.shape };
     let mut cache = Kind::Gpu.open(shape, bits("8/4"), 512).unwrap();
@@ -215,8 +191,8 @@ fn a_prompt_of_512_tokens_in_one_step_is_512_steps() {
         return;
     }
     let model = model();
-    let inner = Kind::Exact.open(model.shape, bits("8/4"), 512).unwrap();
-    let mut asked = Asked { shape: model.shape, layers: Vec::new(), inner };
+    let mut exact = Kind::Exact.open(model.shape, bits("8/4"), 512).unwrap();
+    let mut asked = Asked::of(model.shape, exact.as_mut());
     model.forward(&text(&model, 512), 0, &mut asked).unwrap();
     let want = in_steps(&asked, 1);
     for chunk in [512, 64] {
