@@ -114,6 +114,8 @@ pub struct Plan {
     pub formats: Vec<Format>,
     /// Legs: those of wgpu.
     pub legs: Vec<LegName>,
+    /// Numbers of splits to try; empty for the kernel's own choice.
+    pub splits: Vec<u32>,
     /// Whether one cache is read again and again.
     pub hot: bool,
     /// Least milliseconds of calls before the first sample.
@@ -126,6 +128,24 @@ pub struct Plan {
     pub seed: u64,
 }
 
+impl Plan {
+    /// Each leg with each number of splits.
+    pub fn runs(&self) -> Vec<(LegName, Option<u32>)> {
+        let splits = || -> Vec<Option<u32>> {
+            if self.splits.is_empty() {
+                return vec![None];
+            }
+            self.splits.iter().copied().map(Some).collect()
+        };
+        self.legs.iter().flat_map(|&leg| splits().into_iter().map(move |n| (leg, n))).collect()
+    }
+
+    /// Points in all.
+    pub fn len(&self) -> usize {
+        self.presets.len() * self.lengths.len() * self.formats.len() * self.runs().len()
+    }
+}
+
 /// One point to measure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Point {
@@ -133,6 +153,8 @@ struct Point {
     length: u32,
     format: Format,
     leg: LegName,
+    /// The number of splits, unless the kernel chooses.
+    nwg: Option<u32>,
     /// Whether the GPU was idle before.
     idle: bool,
 }
@@ -150,11 +172,13 @@ pub fn run(
         for &length in &plan.lengths {
             for &format in &plan.formats {
                 let cache = Cache::new(gpu, (preset, length, format), plan)?;
-                for (i, &leg) in plan.legs.iter().enumerate() {
-                    let point = Point { preset, length, format, leg, idle: i == 0 };
+                let mut idle = true;
+                for (leg, nwg) in plan.runs() {
+                    let point = Point { preset, length, format, leg, nwg, idle };
                     let measured = point.measure(gpu, &clock, &cache, plan)?;
                     done(&measured);
                     points.push(measured);
+                    idle = false;
                 }
             }
         }
@@ -164,6 +188,7 @@ pub fn run(
         adapter: gpu.report.clone(),
         copy_gb_s: bandwidth.copy_gb_s,
         read_gb_s: bandwidth.read_gb_s,
+        dispatch_us: bandwidth.dispatch_us,
     };
     Ok((environment, points))
 }

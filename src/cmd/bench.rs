@@ -36,6 +36,9 @@ pub struct Args {
     /// Legs: wgsl, wgsl-trusted, wgsl-spirv, msl; by default the WGSL ones, and msl on Metal
     #[arg(long, value_delimiter = ',')]
     leg: Vec<LegName>,
+    /// Numbers of splits to try, in place of the kernel's own choice
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=256))]
+    splits: Vec<u32>,
     /// Read one cache again and again, so that small ones stay in the device's cache
     #[arg(long)]
     hot: bool,
@@ -68,9 +71,7 @@ impl Args {
         let gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
         super::note(&format!("on {}", gpu.report.line()));
         let plan = self.plan(&gpu);
-        let bar = super::bar(
-            (plan.presets.len() * plan.lengths.len() * plan.formats.len() * plan.legs.len()) as u64,
-        );
+        let bar = super::bar(plan.len() as u64);
         let (environment, points) = run(&gpu, &plan, |point| {
             bar.set_message(format!("{} {} {}", point.preset, point.kv_seq_len, point.format));
             bar.inc(1);
@@ -121,6 +122,7 @@ impl Args {
             lengths,
             formats: self.format.clone(),
             legs,
+            splits: self.splits.clone(),
             hot: self.hot,
             warm_up_ms: if self.quick { 20.0 } else { 100.0 },
             wake_up_ms: if self.quick { 100.0 } else { 1000.0 },
@@ -152,10 +154,11 @@ impl Args {
 fn show(report: &Report) {
     let environment = &report.environment;
     super::print(&format!(
-        "{}\ncopy {:.0} GB/s read plus written, read {:.0} GB/s; {} caches",
+        "{}\ncopy {:.0} GB/s read plus written, read {:.0} GB/s, an empty dispatch {:.1} us; {} caches",
         environment.adapter.line(),
         environment.copy_gb_s,
         environment.read_gb_s,
+        environment.dispatch_us,
         if report.hot { "hot" } else { "cold" }
     ));
     let msl = report.points.iter().any(|p| p.leg == LegName::Msl.as_str());
@@ -167,6 +170,7 @@ fn show(report: &Report) {
         "splits",
         "us",
         "p10..p90",
+        "attn+merge",
         "GB/s",
         "% copy",
         "x f16",
@@ -178,9 +182,9 @@ fn show(report: &Report) {
     }
     super::print(&table.to_string());
     super::print(
-        "us: median of a call, merge included; x f16: time of dense f16 on the same leg over this \
-         one;\n/ MSL, / trusted: this time over that leg's. The last KV head was verified at every \
-         point.",
+        "us: median of a call, merge included; attn+merge: each dispatch alone; x f16: time of dense \
+         f16\non the same leg over this one; / MSL, / trusted: this time over that leg's. The last KV \
+         head was\nverified at every point.",
     );
 }
 
@@ -200,6 +204,10 @@ fn cells(point: &PointReport, msl: bool) -> Vec<String> {
     cells.extend([
         format!("{:.1}", timing.us),
         format!("{:.0}..{:.0}", timing.us_p10, timing.us_p90),
+        match timing.merge_us {
+            Some(merge) => format!("{:.1}+{merge:.1}", timing.attention_us),
+            None => "-".to_owned(),
+        },
         format!("{:.0}", timing.gb_s),
         timing.of_copy.map_or("-".to_owned(), |x| format!("{:.0}", 100.0 * x)),
         ratio(timing.f16_ratio),
