@@ -26,7 +26,8 @@ pub struct LayerConfig {
     pub num_kv_heads: u32,
     /// Coordinates of a head vector.
     pub head_dim: HeadDim,
-    /// Widths of K and V codes, apart. A cache on a device has no dense K.
+    /// Widths of K and V codes, apart. A dense K, as in `kf16v4`, is refused: see
+    /// [dense K](super#dense-k).
     pub format: KvFormat,
     /// The rotation in front of the quantiser.
     pub rotation: Rotation,
