@@ -55,6 +55,8 @@ const MERGE_BYTES: u32 = 8 << 10;
 pub(super) const READING_AHEAD: u32 = 264;
 /// The same where none reads ahead, and others have to fill the wait.
 pub(super) const WAITING: u32 = 528;
+/// Fewest positions of a split: under them the merge costs more than the split gains.
+const SPLIT_POSITIONS: u32 = 64;
 
 /// Lanes that share a row: sixteen coordinates each where subgroups are wide enough, eight where a
 /// row is short.
@@ -150,12 +152,12 @@ impl RowGroups {
         }
     }
 
-    /// Splits for `visible` positions: so many workgroups if each has a whole tile of its row groups,
-    /// since a part of one takes the time of a whole.
+    /// Splits for `visible` positions: so many workgroups if each has enough positions and a whole
+    /// tile of its row groups, since a part of one takes the time of a whole.
     pub fn splits(&self, shape: Shape, visible: u32, workgroups: u32) -> u32 {
         let fill = workgroups / shape.num_kv_heads.saturating_mul(self.groups_per_kv);
-        let tile = self.threads / self.lanes * self.rows;
-        visible.div_ceil(tile).clamp(1, fill.clamp(1, MAX_SPLITS))
+        let fewest = SPLIT_POSITIONS.max(self.threads / self.lanes * self.rows);
+        visible.div_ceil(fewest).clamp(1, fill.clamp(1, MAX_SPLITS))
     }
 
     pub fn grid(
