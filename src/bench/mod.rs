@@ -141,7 +141,7 @@ impl Plan {
     }
 
     /// Points in all.
-    pub fn len(&self) -> usize {
+    pub fn points(&self) -> usize {
         self.presets.len() * self.lengths.len() * self.formats.len() * self.runs().len()
     }
 }
