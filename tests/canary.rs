@@ -166,7 +166,7 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("quantize_kv", "z > table[", "z < table["),
     ("quantize_kv", "token > params.cache_capacity", "token >= params.cache_capacity"),
     ("quantize_kv", "norm /= sqrt(", "norm *= sqrt("),
-    ("dequantize_kv", "bit % 32u + 4u * BITS)", "bit % 32u + 3u * BITS)"),
+    ("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
     ("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
     ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
     (

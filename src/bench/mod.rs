@@ -140,8 +140,8 @@ impl Plan {
         self.legs.iter().flat_map(|&leg| splits().into_iter().map(move |n| (leg, n))).collect()
     }
 
-    /// Points in all.
-    pub fn points(&self) -> usize {
+    /// Number of points.
+    pub fn count(&self) -> usize {
         self.presets.len() * self.lengths.len() * self.formats.len() * self.runs().len()
     }
 }

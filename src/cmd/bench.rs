@@ -71,7 +71,7 @@ impl Args {
         let gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
         super::note(&format!("on {}", gpu.report.line()));
         let plan = self.plan(&gpu);
-        let bar = super::bar(plan.points() as u64);
+        let bar = super::bar(plan.count() as u64);
         let (environment, points) = run(&gpu, &plan, |point| {
             bar.set_message(format!("{} {} {}", point.preset, point.kv_seq_len, point.format));
             bar.inc(1);

@@ -19,7 +19,7 @@ const fn fault(kernel: &'static str, from: &'static str, to: &'static str) -> Fa
 const FAULTS: [Fault; 7] = [
     fault("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
     fault("quantize_kv", "z > table[", "z < table["),
-    fault("dequantize_kv", "bit % 32u + 4u * BITS)", "bit % 32u + 3u * BITS)"),
+    fault("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
     fault("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
     fault("flash_attn_vec", "sum[h] *= rescale", "sum[h] /= rescale"),
     fault("flash_attn_vec_reduce", "total / sum", "total * sum"),
