@@ -2,21 +2,18 @@
 
 use super::cache::Cache;
 use super::clock::{Clock, read};
+use super::leg::{filled, pipeline, uniform};
 use super::report::{PointReport, Timing};
+use super::samples::Samples;
 use super::{Format, Plan, Point};
 use crate::contract::{Caps, Language, Launch, Plan as KernelPlan};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
-use crate::gpu::{Checks, Options, PassthroughCode, RawBound, RawKernel};
+use crate::gpu::{RawBound, RawKernel};
 use crate::kernels::{flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq};
-use crate::legs::{LegName, POISON, spirv};
+use crate::legs::POISON;
 use crate::params::{FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams};
 use crate::parity::judge;
-
-/// A sample lasts at least this long, so that the clock's step is lost in it.
-const SAMPLE_US: f64 = 2000.0;
-/// Most calls of a sample.
-const MOST_CALLS: f64 = 400.0;
 
 /// A kernel with its launch and its bindings: one for each copy of the cache, or one for all.
 struct Step {
@@ -79,45 +76,25 @@ impl Point {
             timing: None,
         };
         if outcome.pass() {
-            report.timing = Some(self.samples(plan, cache.bytes, first, &mut pass)?);
+            let samples = Samples::take(plan, self.idle, first, &mut pass)?;
+            report.timing = Some(Self::timing(&samples, cache.bytes));
         }
         Ok(report)
     }
 
-    /// Warms up, then takes samples; `first` is what one cold call took.
-    fn samples(
-        &self,
-        plan: &Plan,
-        cache_bytes: u64,
-        first: f64,
-        pass: &mut impl FnMut(u64) -> Result<f64, DriverError>,
-    ) -> Result<Timing, DriverError> {
-        let mut calls = (SAMPLE_US / first.max(0.1)).clamp(1.0, MOST_CALLS) as u64;
-        let mut warm = 0.0;
-        let least = if self.idle { plan.wake_up_ms } else { plan.warm_up_ms };
-        while warm < least * 1e3 {
-            let us = pass(calls)?.max(1.0);
-            warm += us;
-            calls = (SAMPLE_US / us * calls as f64).clamp(1.0, MOST_CALLS) as u64;
-        }
-        let mut us = Vec::with_capacity(plan.samples);
-        for _ in 0..plan.samples {
-            us.push(pass(calls)? / calls as f64);
-        }
-        us.sort_by(f64::total_cmp);
-        let at = |part: f64| us[((us.len() - 1) as f64 * part).round() as usize];
-        Ok(Timing {
-            us: at(0.5),
-            us_p10: at(0.1),
-            us_p90: at(0.9),
-            calls,
-            samples: us.len(),
-            gb_s: cache_bytes as f64 / at(0.5) / 1e3,
+    fn timing(samples: &Samples, cache_bytes: u64) -> Timing {
+        Timing {
+            us: samples.at(0.5),
+            us_p10: samples.at(0.1),
+            us_p90: samples.at(0.9),
+            calls: samples.calls,
+            samples: samples.len(),
+            gb_s: cache_bytes as f64 / samples.at(0.5) / 1e3,
             of_copy: None,
             f16_ratio: None,
             trusted_ratio: None,
             msl_ratio: None,
-        })
+        }
     }
 
     /// Stem of the kernel, the number of splits, and the plans of a call.
@@ -183,17 +160,6 @@ impl Point {
         })
     }
 
-    fn pipeline(&self, gpu: &Gpu, plan: &KernelPlan) -> Result<RawKernel, DriverError> {
-        let checks = if self.leg == LegName::Wgsl { Checks::Checked } else { Checks::Trusted };
-        let options = Options { checks, ..Options::default() };
-        let device = &gpu.device;
-        if self.leg == LegName::WgslSpirv {
-            let code = PassthroughCode::SpirV(spirv::compile(plan)?);
-            return Ok(gpu.scoped(|| RawKernel::passthrough(device, plan, code, &options))??);
-        }
-        Ok(gpu.scoped(|| RawKernel::new(device, plan, &options))??)
-    }
-
     /// Pipelines, output and bindings.
     fn call(
         &self,
@@ -209,7 +175,7 @@ impl Point {
         let dst_bytes = launch.needed.last().copied().unwrap_or(0);
         let dst = if nwg > 1 { poisoned(gpu, dst_bytes)? } else { out.clone() };
         let uniform = uniform(gpu, launch.uniform(0))?;
-        let kernel = self.pipeline(gpu, &plans[0])?;
+        let kernel = pipeline(gpu, self.leg, &plans[0])?;
         let bind = |i: u64| {
             let whole = [&uniform, &cache.q].map(|b| b.as_entire_buffer_binding());
             let arrays = cache.arrays.iter().map(|a| a.copy(i));
@@ -234,7 +200,7 @@ impl Point {
         let (_, _, head_dim) = self.preset.shape();
         let params = FlashAttnVecReduceParams { nrows: cache.params.n_heads, nwg };
         let launch = flash_attn_vec_reduce::Problem { head_dim }.launch(&params, &gpu.caps)?;
-        let kernel = self.pipeline(gpu, plan)?;
+        let kernel = pipeline(gpu, self.leg, plan)?;
         let (nrows, splits) = (uniform(gpu, launch.uniform(0))?, uniform(gpu, launch.uniform(3))?);
         let buffers = [&nrows, partials, out, &splits].map(|b| b.as_entire_buffer_binding());
         let bound = gpu.scoped(|| kernel.bind(&gpu.device, buffers.to_vec()))??;
@@ -274,25 +240,4 @@ impl Call {
 fn poisoned(gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer, DriverError> {
     let words = vec![POISON; (bytes / 4) as usize];
     filled(gpu, bytemuck::cast_slice(&words), wgpu::BufferUsages::STORAGE)
-}
-
-fn uniform(gpu: &Gpu, contents: &[u8]) -> Result<wgpu::Buffer, DriverError> {
-    filled(gpu, contents, wgpu::BufferUsages::UNIFORM)
-}
-
-fn filled(
-    gpu: &Gpu,
-    contents: &[u8],
-    usage: wgpu::BufferUsages,
-) -> Result<wgpu::Buffer, DriverError> {
-    gpu.scoped(|| {
-        let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("bench"),
-            size: contents.len() as u64,
-            usage: usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
-        gpu.queue.write_buffer(&buffer, 0, contents);
-        buffer
-    })
 }
