@@ -81,6 +81,7 @@ const PIECES: &[(&str, &str, &str)] = &[
     piece!("k_vectors", wgsl),
     piece!("v_words", wgsl),
     piece!("v_vectors", wgsl),
+    piece!("encode"),
     piece!("exchange", msl),
     piece!("exchange_subgroup", wgsl),
     piece!("exchange_workgroup", wgsl),

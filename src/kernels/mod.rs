@@ -6,6 +6,7 @@
 //! which bytes it touches.
 
 pub mod dequantize_kv;
+mod encoder;
 pub mod flash_attn_tile;
 pub mod flash_attn_vec;
 pub mod flash_attn_vec_reduce;

@@ -18,7 +18,7 @@ const fn fault(kernel: &'static str, from: &'static str, to: &'static str) -> Fa
 
 const FAULTS: [Fault; 7] = [
     fault("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
-    fault("quantize_kv", "z > table[", "z < table["),
+    fault("quantize_kv", "packed_word(local_row, w, ", "packed_word(local_row, 0u, "),
     fault("dequantize_kv", "bit % 32u + 4u * BITS)", "bit % 32u + 3u * BITS)"),
     fault("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
     fault("flash_attn_vec", "sum[h] *= rescale", "sum[h] /= rescale"),
