@@ -78,7 +78,7 @@ fn row_kernels_are_verified_and_timed() {
     validate(&report);
     assert_eq!(report["points"].as_array().unwrap().len(), 0);
     let rows = report["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 2 * 2 * 2 * 3);
+    assert_eq!(rows.len(), 2 * 2 * 2 * 4);
     for row in rows {
         assert_eq!(row["verified"], true, "{row}");
         assert!(row["timing"]["gb_s"].as_f64().unwrap() > 0.0, "{row}");
@@ -86,6 +86,8 @@ fn row_kernels_are_verified_and_timed() {
     // 37 tokens of three heads: f32 rows read, 4-bit rows and a norm each written.
     let quantized = |r: &&Value| r["preset"] == "S" && r["tokens"] == 37 && r["bits"] == "4";
     assert_eq!(rows.iter().find(quantized).unwrap()["bytes"], 37 * 3 * (256 + 32 + 4));
+    let both = |r: &&Value| r["preset"] == "S" && r["tokens"] == 37 && r["bits"] == "8/4";
+    assert_eq!(rows.iter().find(both).unwrap()["bytes"], 37 * 3 * (512 + 64 + 32 + 8));
 }
 
 #[test]

@@ -167,6 +167,16 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("quantize_kv", "encode_scale(norm,", "encode_scale(2.0 * norm,"),
     ("quantize_kv", "params.num_tokens - token", "params.num_tokens - token + 1u"),
     ("quantize_kv", "corrected_norm(norm, block_sum(first)", "corrected_norm(norm, squares[tid]"),
+    ("quantize_k_and_v", "fill_boundaries(tid, V_BASE,", "fill_boundaries(tid, 0u,"),
+    ("quantize_k_and_v", "fill_centroids(tid, V_BASE,", "fill_centroids(tid, 0u,"),
+    ("quantize_k_and_v", "workgroup.z == 0u", "workgroup.z == 1u || true"),
+    ("quantize_k_and_v", "= v[source", "= k[source"),
+    (
+        "quantize_k_and_v",
+        "put_codes(local_row, t, codes, K_BITS)",
+        "put_codes(local_row, t, codes, V_BITS)",
+    ),
+    ("quantize_k_and_v", "v_norms[at", "k_norms[at"),
     ("dequantize_kv", "bit % 32u + 4u * BITS)", "bit % 32u + 3u * BITS)"),
     ("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
     ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
@@ -245,6 +255,11 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
         }
         .run(leg),
         "quantize_kv" => ring(Codec { norm_correction: true, ..codec }).run(leg),
+        "quantize_k_and_v" => parity::quantize_k_and_v::Case {
+            k_bits: Bits::B8,
+            v: ring(Codec { norm_correction: true, ..codec }),
+        }
+        .run(leg),
         "dequantize_kv" => parity::dequantize_kv::Case {
             codec,
             num_kv_heads: 2,

@@ -76,7 +76,7 @@ impl Preset {
 pub enum Subject {
     /// Decode attention, merge included
     Attention,
-    /// quantize_kv and fwht
+    /// The encoders, quantize_kv and quantize_k_and_v, and fwht
     Rows,
 }
 

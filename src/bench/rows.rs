@@ -15,7 +15,7 @@ use crate::contract::{Access, Launch, Plan as KernelPlan};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
 use crate::gpu::{RawBound, RawKernel};
-use crate::kernels::{fwht, quantize_kv};
+use crate::kernels::{fwht, quantize_k_and_v, quantize_kv};
 use crate::legs::LegName;
 use crate::params::{FwhtParams, QuantizeKvParams};
 use crate::parity::Outcome;
@@ -31,9 +31,19 @@ const PERIOD: usize = 1021;
 enum Kernel {
     Fwht,
     Quantize(Bits),
+    /// K and V in one dispatch.
+    QuantizeBoth {
+        k: Bits,
+        v: Bits,
+    },
 }
 
-const KERNELS: [Kernel; 3] = [Kernel::Quantize(Bits::B4), Kernel::Quantize(Bits::B8), Kernel::Fwht];
+const KERNELS: [Kernel; 4] = [
+    Kernel::Quantize(Bits::B4),
+    Kernel::Quantize(Bits::B8),
+    Kernel::QuantizeBoth { k: Bits::B8, v: Bits::B4 },
+    Kernel::Fwht,
+];
 
 /// What rows a measurement is about.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -91,6 +101,16 @@ impl Kernel {
         match self {
             Self::Fwht => "fwht",
             Self::Quantize(_) => "quantize_kv",
+            Self::QuantizeBoth { .. } => "quantize_k_and_v",
+        }
+    }
+
+    /// The widths that it writes, in the order of its outputs.
+    fn widths(self) -> Vec<Bits> {
+        match self {
+            Self::Fwht => Vec::new(),
+            Self::Quantize(bits) => vec![bits],
+            Self::QuantizeBoth { k, v } => vec![k, v],
         }
     }
 
@@ -98,14 +118,22 @@ impl Kernel {
         match self {
             Self::Fwht => None,
             Self::Quantize(bits) => Some(bits.to_string()),
+            Self::QuantizeBoth { k, v } => Some(format!("{k}/{v}")),
         }
     }
 }
 
-/// Rows as they come from a projection.
+/// Rows as they come from two projections.
 struct Source {
-    rows: Array,
+    rows: [Array; 2],
     copies: u64,
+}
+
+impl Source {
+    /// Those that a kernel reads: a width of codes each, or the rows that `fwht` works in.
+    fn read_by(&self, kernel: Kernel) -> &[Array] {
+        &self.rows[..kernel.widths().len().max(1)]
+    }
 }
 
 impl Shape {
@@ -132,8 +160,12 @@ impl Shape {
             row.iter_mut().skip(3).step_by(16).for_each(|x| *x *= 4.0);
         }
         let copies = copies(gpu, plan, bytes, bytes);
-        let rows = Array::filled(gpu, bytes, bytemuck::cast_slice(&block), copies)?;
-        Ok(Ok(Source { rows, copies }))
+        let side = |shift: usize| {
+            block.rotate_left(shift * d);
+            Array::filled(gpu, bytes, bytemuck::cast_slice(&block), copies)
+        };
+        let [k, v] = [0, 1].map(side);
+        Ok(Ok(Source { rows: [k?, v?], copies }))
     }
 
     /// Rows to check: the first, the last, and others at equal distances.
@@ -173,19 +205,33 @@ impl Point {
     fn bytes(&self) -> u64 {
         let (_, _, head_dim) = self.shape.preset.shape();
         let source = 4 * self.shape.row_floats();
-        self.shape.rows()
-            * match self.kernel {
-                Kernel::Fwht => 2 * source,
-                Kernel::Quantize(bits) => {
-                    let norms = 4 * u64::from(head_dim.norms_per_pos());
-                    source + row::row_bytes(head_dim, bits) + norms
-                }
-            }
+        let norms = 4 * u64::from(head_dim.norms_per_pos());
+        let encoded = |bits: Bits| source + row::row_bytes(head_dim, bits) + norms;
+        let each = match self.kernel {
+            Kernel::Fwht => 2 * source,
+            _ => self.kernel.widths().into_iter().map(encoded).sum(),
+        };
+        self.shape.rows() * each
+    }
+
+    fn params(&self) -> QuantizeKvParams {
+        let (_, num_kv_heads, head_dim) = self.shape.preset.shape();
+        QuantizeKvParams {
+            head_dim: head_dim.get(),
+            num_kv_heads,
+            write_pos: 0,
+            cache_capacity: self.shape.tokens,
+            is_sliding: 0,
+            scale_factor_d512: 1.0,
+            rms_probe_enabled: 0,
+            num_tokens: self.shape.tokens,
+        }
     }
 
     fn plan(&self, gpu: &Gpu) -> Result<(KernelPlan, Launch), DriverError> {
-        let (_, num_kv_heads, head_dim) = self.shape.preset.shape();
+        let (_, _, head_dim) = self.shape.preset.shape();
         let (caps, language) = (&gpu.caps, self.leg.language());
+        let params = self.params();
         Ok(match self.kernel {
             Kernel::Fwht => {
                 let num_heads = u32::try_from(self.shape.rows()).unwrap_or(u32::MAX);
@@ -194,17 +240,11 @@ impl Point {
                 (problem.plan(caps, language)?, problem.launch(&params, caps, language)?)
             }
             Kernel::Quantize(bits) => {
-                let params = QuantizeKvParams {
-                    head_dim: head_dim.get(),
-                    num_kv_heads,
-                    write_pos: 0,
-                    cache_capacity: self.shape.tokens,
-                    is_sliding: 0,
-                    scale_factor_d512: 1.0,
-                    rms_probe_enabled: 0,
-                    num_tokens: self.shape.tokens,
-                };
                 let problem = quantize_kv::Problem { codec: self.codec(bits) };
+                (problem.plan(caps, language)?, problem.launch(&params, caps, language)?)
+            }
+            Kernel::QuantizeBoth { k, v } => {
+                let problem = quantize_k_and_v::Problem { k_bits: k, codec: self.codec(v) };
                 (problem.plan(caps, language)?, problem.launch(&params, caps, language)?)
             }
         })
@@ -232,7 +272,7 @@ impl Point {
             })
         };
         let rows = self.shape.checked();
-        let before = source.rows.pieces(gpu, 4 * self.shape.row_floats(), &rows)?;
+        let before = self.pieces(gpu, source, &rows)?;
         let first = pass(1)?;
         let outcome = self.outcome(gpu, (source, &call), &rows, &before)?;
         let mut report = RowReport {
@@ -304,41 +344,61 @@ impl Point {
             .filter(|(b, _)| b.access == Access::ReadWrite && self.kernel != Kernel::Fwht)
             .map(|(_, &bytes)| Array::new(gpu, bytes, source.copies))
             .collect::<Result<_, _>>()?;
-        let params = bindings().position(|(b, _)| b.access == Access::Uniform).unwrap_or_default();
-        let params = leg::uniform(gpu, launch.uniform(params as u32))?;
+        let params: Vec<u8> = launch.uniforms.iter().flat_map(|(_, bytes)| bytes.clone()).collect();
+        let params = leg::uniform(gpu, &params)?;
         let bind = |i: u64| {
-            let arrays = [&source.rows].into_iter().chain(&outputs).map(|array| array.copy(i));
-            let buffers = arrays.chain([params.as_entire_buffer_binding()]).collect();
-            kernel.bind(&gpu.device, buffers)
+            let arrays = source.read_by(self.kernel).iter().chain(&outputs);
+            let mut arrays = arrays.map(|array| array.copy(i));
+            let buffers = bindings().filter_map(|(b, _)| match b.access {
+                Access::Uniform => Some(params.as_entire_buffer_binding()),
+                Access::Read | Access::ReadWrite => arrays.next(),
+            });
+            kernel.bind(&gpu.device, buffers.collect())
         };
         let bound = gpu.scoped(|| (0..source.copies).map(bind).collect::<Result<_, _>>())??;
         Ok(Call { kernel, launch, outputs, bound })
     }
 
-    /// What the first call made of `rows`, which were `before`.
+    /// The rows `rows` of what the kernel reads, one array after the other.
+    fn pieces(
+        &self,
+        gpu: &Gpu,
+        source: &Source,
+        rows: &[u64],
+    ) -> Result<Vec<Vec<u8>>, DriverError> {
+        let arrays = source.read_by(self.kernel).iter();
+        arrays.map(|array| array.pieces(gpu, 4 * self.shape.row_floats(), rows)).collect()
+    }
+
+    /// What the first call made of `rows`, which were `before`: the first outcome that is wrong, or
+    /// the last.
     fn outcome(
         &self,
         gpu: &Gpu,
         (source, call): (&Source, &Call),
         rows: &[u64],
-        before: &[u8],
+        before: &[Vec<u8>],
     ) -> Result<Outcome, DriverError> {
-        let before: Vec<f32> = bytemuck::pod_collect_to_vec(before);
-        Ok(match self.kernel {
-            Kernel::Fwht => {
-                let after = source.rows.pieces(gpu, 4 * self.shape.row_floats(), rows)?;
-                verdict::rotated(&self.rotation(), &before, &after)
+        let before: Vec<Vec<f32>> =
+            before.iter().map(|b| bytemuck::pod_collect_to_vec(b)).collect();
+        if self.kernel == Kernel::Fwht {
+            let after = self.pieces(gpu, source, rows)?;
+            return Ok(verdict::rotated(&self.rotation(), &before[0], &after[0]));
+        }
+        let stored: Vec<u64> = rows.iter().map(|&row| self.shape.stored(row)).collect();
+        let sides = self.kernel.widths().into_iter().zip(&before).zip(call.outputs.chunks(2));
+        let mut outcome = Outcome::broken("nothing was encoded".to_owned(), 0.0);
+        for ((bits, before), written) in sides {
+            let codec = self.codec(bits);
+            let norms_bytes = 4 * u64::from(codec.head_dim.norms_per_pos());
+            let packed = written[0].pieces(gpu, row::row_bytes(codec.head_dim, bits), &stored)?;
+            let norms = written[1].pieces(gpu, norms_bytes, &stored)?;
+            outcome = verdict::quantized(codec, before, &packed, &norms);
+            if !outcome.pass() {
+                break;
             }
-            Kernel::Quantize(bits) => {
-                let codec = self.codec(bits);
-                let stored: Vec<u64> = rows.iter().map(|&row| self.shape.stored(row)).collect();
-                let row_bytes = row::row_bytes(codec.head_dim, bits);
-                let norms_bytes = 4 * u64::from(codec.head_dim.norms_per_pos());
-                let packed = call.outputs[0].pieces(gpu, row_bytes, &stored)?;
-                let norms = call.outputs[1].pieces(gpu, norms_bytes, &stored)?;
-                verdict::quantized(codec, &before, &packed, &norms)
-            }
-        })
+        }
+        Ok(outcome)
     }
 }
 

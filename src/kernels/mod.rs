@@ -12,6 +12,7 @@ pub mod flash_attn_vec;
 pub mod flash_attn_vec_reduce;
 pub mod flash_attn_vec_tq;
 pub mod fwht;
+pub mod quantize_k_and_v;
 pub mod quantize_kv;
 mod row_groups;
 
@@ -22,6 +23,7 @@ use crate::contract::{Constant, Contract, constant};
 pub const ALL: &[&Contract] = &[
     &fwht::CONTRACT,
     &quantize_kv::CONTRACT,
+    &quantize_k_and_v::CONTRACT,
     &dequantize_kv::CONTRACT,
     &flash_attn_vec_tq::CONTRACT,
     &flash_attn_vec::CONTRACT,
