@@ -30,7 +30,9 @@ kernel void flash_attn_vec(
     uint3 workgroup [[threadgroup_position_in_grid]],
     uint tid [[thread_index_in_threadgroup]]) {
     threadgroup float4 merge_acc[ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u];
-    threadgroup float merge_max[ROW_GROUPS * MERGE_HEADS];
+    threadgroup float merge_max[ROW_GROUPS * GROUP_PAD];
+    threadgroup float merge_factor[ROW_GROUPS * GROUP_PAD];
+    threadgroup float merge_part[ROW_GROUPS * GROUP_PAD];
     threadgroup float merge_sum[ROW_GROUPS * GROUP_PAD];
 
     uint lane = tid % LANES;
@@ -125,28 +127,31 @@ kernel void flash_attn_vec(
     }
 
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
-    for (uint batch = 0; batch < GROUP; batch += MERGE_HEADS) {
-        threadgroup_barrier(mem_flags::mem_threadgroup);
+    Merge merge = {merge_max, merge_sum, merge_acc, merge_factor, merge_part, 1u};
+    Place place = {split, params.n_heads, params.nwg};
+    if (lane == 0u) {
         for (uint h = 0; h < GROUP; h++) {
-            if (h / MERGE_HEADS * MERGE_HEADS == batch) {
-                uint at = row_group * MERGE_HEADS + h % MERGE_HEADS;
-                if (lane == 0u) {
-                    merge_max[at] = top[h];
-                    merge_sum[row_group * GROUP_PAD + h] = sum[h];
-                }
-                for (uint i = 0; i < VECS; i++) {
-                    merge_acc[(at * HEAD_DIM + lane * COORDS) / 4u + i] = acc[h * VECS + i];
-                }
+            merge_max[row_group * GROUP_PAD + h] = top[h];
+            merge_sum[row_group * GROUP_PAD + h] = sum[h];
+        }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    merge_weigh(merge, tid);
+    for (uint batch = 0; batch < GROUP; batch += MERGE_HEADS) {
+        if (batch > 0u) {
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+        }
+        for (uint h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) {
+            for (uint i = 0; i < VECS; i++) {
+                uint at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
+                merge_acc[at / 4u + i] = acc[h * VECS + i];
             }
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        uint here = first_head + batch;
-        uint heads = min(MERGE_HEADS, max(end_head, here) - here);
-        Merge merge = {merge_acc, merge_max, merge_sum, 1u};
-        for (uint x = tid; x < heads * HEAD_DIM; x += WORKGROUP_SIZE) {
-            uint c = x % HEAD_DIM;
-            Merged merged = merged_at(merge, batch, x / HEAD_DIM, c);
-            store(dst, here + x / HEAD_DIM, c, split, params.n_heads, params.nwg, merged);
+        uint heads = min(MERGE_HEADS, max(end_head, first_head + batch) - first_head - batch);
+        for (uint x = tid; x < heads * (HEAD_DIM / 4u); x += WORKGROUP_SIZE) {
+            uint nth = x / (HEAD_DIM / 4u);
+            store(dst, merge, place, first_head, batch + nth, nth, x % (HEAD_DIM / 4u));
         }
     }
 }

@@ -61,7 +61,7 @@ inline void words_at(device const uint *packed, uint row, uint lane, thread uint
     for (uint i = 0; i < WORDS; i++) {
         words[i] = packed[first + i];
         if (LANE_BITS % 32u != 0u) {
-            words[i] = four_codes(uint2(words[i], packed[min(first + i + 1u, last)]), bit % 32u);
+            words[i] = funnel(uint2(words[i], packed[min(first + i + 1u, last)]), bit % 32u);
         }
     }
 }
@@ -109,7 +109,9 @@ kernel void flash_attn_vec_tq(
     uint simd_lane [[thread_index_in_simdgroup]]) {
     threadgroup float codebook[CODEBOOK_LEN];
     threadgroup float4 merge_acc[ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u];
-    threadgroup float merge_max[ROW_GROUPS * MERGE_HEADS];
+    threadgroup float merge_max[ROW_GROUPS * GROUP_PAD];
+    threadgroup float merge_factor[ROW_GROUPS * GROUP_PAD];
+    threadgroup float merge_part[ROW_GROUPS * GROUP_PAD];
     threadgroup float merge_sum[ROW_GROUPS * SCORES];
 
     uint lane = tid % LANES;
@@ -169,7 +171,7 @@ kernel void flash_attn_vec_tq(
             for (uint i = 0; i < VECS; i++) {
                 uint bit = 4u * i * K_BITS;
                 uint2 words = uint2(tile.k[r][bit / 32u], tile.k[r][min(bit / 32u + 1u, K_WORDS - 1u)]);
-                float4 x = centroids(codebook, four_codes(words, bit % 32u), K_BITS, 0u);
+                float4 x = centroids(codebook, four_codes(words, bit % 32u, K_BITS), K_BITS, 0u);
                 for (uint h = 0; h < GROUP; h++) {
                     uint v = r * GROUP_PAD + h;
                     scores.x[v] = dot_add(x, query[h * VECS + i], scores.x[v]);
@@ -224,7 +226,7 @@ kernel void flash_attn_vec_tq(
             for (uint i = 0; i < VECS; i++) {
                 uint bit = 4u * i * V_BITS;
                 uint2 words = uint2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                float4 x = centroids(codebook, four_codes(words, bit % 32u), V_BITS, V_BASE);
+                float4 x = centroids(codebook, four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
                 for (uint h = 0; h < GROUP; h++) {
                     acc[h * VECS + i] = fma(float4(weights[h]), x, acc[h * VECS + i]);
                 }
@@ -233,32 +235,35 @@ kernel void flash_attn_vec_tq(
     }
 
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
+    Merge merge = {merge_max, merge_sum, merge_acc, merge_factor, merge_part, ROWS};
+    Place place = {split, params.n_heads, params.nwg};
     if (lane < OWNERS) {
         for (uint j = 0; j < OWNED; j++) {
             merge_sum[row_group * SCORES + j * OWNERS + lane] = owned_sum.x[j];
         }
     }
-    for (uint batch = 0; batch < GROUP; batch += MERGE_HEADS) {
-        threadgroup_barrier(mem_flags::mem_threadgroup);
+    if (lane == 0u) {
         for (uint h = 0; h < GROUP; h++) {
-            if (h / MERGE_HEADS * MERGE_HEADS == batch) {
-                uint at = row_group * MERGE_HEADS + h % MERGE_HEADS;
-                if (lane == 0u) {
-                    merge_max[at] = top[h];
-                }
-                for (uint i = 0; i < VECS; i++) {
-                    merge_acc[(at * HEAD_DIM + lane * COORDS) / 4u + i] = acc[h * VECS + i];
-                }
+            merge_max[row_group * GROUP_PAD + h] = top[h];
+        }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    merge_weigh(merge, tid);
+    for (uint batch = 0; batch < GROUP; batch += MERGE_HEADS) {
+        if (batch > 0u) {
+            threadgroup_barrier(mem_flags::mem_threadgroup);
+        }
+        for (uint h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) {
+            for (uint i = 0; i < VECS; i++) {
+                uint at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
+                merge_acc[at / 4u + i] = acc[h * VECS + i];
             }
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        uint here = first_head + batch;
-        uint heads = min(MERGE_HEADS, max(end_head, here) - here);
-        Merge merge = {merge_acc, merge_max, merge_sum, ROWS};
-        for (uint x = tid; x < heads * HEAD_DIM; x += WORKGROUP_SIZE) {
-            uint c = x % HEAD_DIM;
-            Merged merged = merged_at(merge, batch, x / HEAD_DIM, c);
-            store(dst, here + x / HEAD_DIM, c, split, params.n_heads, params.nwg, merged);
+        uint heads = min(MERGE_HEADS, max(end_head, first_head + batch) - first_head - batch);
+        for (uint x = tid; x < heads * (HEAD_DIM / 4u); x += WORKGROUP_SIZE) {
+            uint nth = x / (HEAD_DIM / 4u);
+            store(dst, merge, place, first_head, batch + nth, nth, x % (HEAD_DIM / 4u));
         }
     }
 }

@@ -188,7 +188,7 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("flash_attn_vec", "sum[h] *= rescale", "sum[h] /= rescale"),
     ("flash_attn_vec", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_vec_reduce", "total / sum", "total * sum"),
-    ("flash_attn_vec_reduce", "!= 0.0;", "== 0.0;"),
+    ("flash_attn_vec_reduce", "sum == 0.0)", "sum != 0.0)"),
     ("flash_attn_tile", "sum[r] *= rescale", "sum[r] /= rescale"),
     ("flash_attn_tile", "min(base + tid, end - 1u)", "min(base + tid, end)"),
     ("flash_attn_tile", "slot % params.page_size;", "slot;"),

@@ -43,9 +43,7 @@ fn number(report: &Value, field: &str) -> f64 {
     report[field].as_f64().unwrap_or_else(|| panic!("{field} is {}", report[field]))
 }
 
-const CAPTURES: [&str; 8] = [
-    "smollm2-l05",
-    "smollm2-l15",
+const CAPTURES: [&str; 6] = [
     "smollm2-l02-n96",
     "smollm2-l15-n96",
     "smollm2-l28-n96",
@@ -54,15 +52,44 @@ const CAPTURES: [&str; 8] = [
     "smollm2-l28-n400",
 ];
 
-/// Captures whose position 10 weighs enough to be seen, with what twice its K norm changes, as an
-/// independent program computed it.
-const CANARIES: [(&str, f64); 5] = [
-    ("smollm2-l05", 0.00821),
-    ("smollm2-l15", 3.26e-5),
-    ("smollm2-l02-n96", 0.01394),
-    ("smollm2-l15-n96", 1.25e-4),
-    ("smollm2-l28-n96", 5.01e-4),
-];
+/// What an independent program, tests/data/expected.py, computed for a capture: `[9, 64]`.
+fn expected(capture: &str, name: &str) -> Vec<f64> {
+    bytemuck::pod_collect_to_vec(&std::fs::read(data(capture).join(name)).unwrap())
+}
+
+/// NRMSE of one of its outputs from another.
+fn expected_nrmse(capture: &str, name: &str, reference: &str) -> f64 {
+    let output: Vec<f32> = expected(capture, name).iter().map(|&x| x as f32).collect();
+    wgtq::metrics::compare(&output, &expected(capture, reference), 64).unwrap().nrmse
+}
+
+/// A capture as older manifests have it: no codec, and the newest row of the unquantised K and V.
+fn with_newest_row_only() -> TempDir {
+    let (folder, source) = (TempDir::new().unwrap(), data("smollm2-l15-n400"));
+    let at = |name: &str| folder.path().join(name);
+    for name in ["k_packed.u8.bin", "v_packed.u8.bin", "k_norms.f32.bin", "v_norms.f32.bin"]
+        .into_iter()
+        .chain(["q.f32.bin"])
+    {
+        std::fs::copy(source.join(name), at(name)).unwrap();
+    }
+    for side in ["k", "v"] {
+        let full = std::fs::read(source.join(format!("{side}_full.f32.bin"))).unwrap();
+        let newest: Vec<u8> =
+            full.chunks_exact(400 * 256).flat_map(|head| &head[399 * 256..]).copied().collect();
+        std::fs::write(at(&format!("{side}_pre_quant.f32.bin")), newest).unwrap();
+    }
+    let text = std::fs::read_to_string(source.join("manifest.json")).unwrap();
+    let mut manifest: Value = serde_json::from_str(&text).unwrap();
+    manifest.as_object_mut().unwrap().remove("codec").unwrap();
+    let paths = manifest["dump_paths"].as_object_mut().unwrap();
+    for side in ["k", "v"] {
+        paths.remove(&format!("{side}_pre_quant_full")).unwrap();
+        paths.insert(format!("{side}_pre_quant"), format!("{side}_pre_quant.f32.bin").into());
+    }
+    std::fs::write(at("manifest.json"), format!("{manifest:#}")).unwrap();
+    folder
+}
 
 #[test]
 fn real_captures_replay_within_the_bounds_in_every_variation_and_leg() {
@@ -108,29 +135,33 @@ fn replayed_outputs_equal_the_independent_programs_numbers() {
             let got: Vec<f32> = bytemuck::pod_collect_to_vec(
                 &std::fs::read(folder.path().join("o_sdpa_out.bin")).unwrap(),
             );
-            let want: Vec<f64> = bytemuck::pod_collect_to_vec(
-                &std::fs::read(data(layer).join("expected_dequant.f64.bin")).unwrap(),
-            );
+            let want = expected(layer, "expected_dequant.f64.bin");
             let difference = wgtq::metrics::compare(&got, &want, 64).unwrap();
             assert!(difference.nrmse < 5e-6, "{layer} {variation}: {difference:?}");
         }
     }
 }
 
+/// Twice the K norm of position 10 changes the output by what the independent program says; where it
+/// weighs too little, as in long contexts, the report says that nothing can be seen.
 #[test]
-fn canaries_show_what_the_oracle_predicts() {
+fn canaries_show_what_the_independent_program_predicts() {
     if without_gpu() {
         return;
     }
-    for (layer, effect) in CANARIES {
+    for layer in CAPTURES {
         let manifest = data(layer).join("manifest.json");
+        let effect = expected_nrmse(layer, "expected_canary.f64.bin", "expected_dequant.f64.bin");
+        let status = if layer.ends_with("n96") { "pass" } else { "not_judged" };
         for variation in ["A", "C"] {
             let run =
                 |extra: &[&str]| replay(&manifest, &[&["--variation", variation], extra].concat());
             assert!(number(&run(&["--canary"]), "dequant_oracle_nrmse") < 5e-6);
             let jump = run(&["--canary", "in-range", "--canary-asymmetric"]);
+            assert_eq!(jump["status"], status, "{layer}: {effect:e}: {jump:#}");
             let measured = number(&jump, "dequant_oracle_nrmse");
-            assert!((measured - number(&jump, "predicted_canary_nrmse")).abs() < 1e-5, "{jump}");
+            let predicted = number(&jump, "predicted_canary_nrmse");
+            assert!((predicted / effect - 1.0).abs() < 1e-3, "{layer}: {predicted}, want {effect}");
             assert!((measured - effect).abs() < 1e-5, "{layer}: {measured}, want {effect}");
             let outside = run(&["--canary", "1e9"]);
             assert_eq!(outside["canary_bit_identical"], true);
@@ -149,7 +180,7 @@ fn the_older_tools_environment_variable_makes_the_canary_asymmetric() {
         .unwrap()
         .env("HF2Q_REPLAY_CANARY_ASYMMETRIC", "1")
         .args(["replay", "--canary", "--json", "--manifest"])
-        .arg(data("smollm2-l05/manifest.json"))
+        .arg(data("smollm2-l15-n400/manifest.json"))
         .arg("--out")
         .arg(folder.path().join("x"))
         .output()
@@ -158,15 +189,22 @@ fn the_older_tools_environment_variable_makes_the_canary_asymmetric() {
     assert_eq!(report["canary"], "in-range-asymmetric");
 }
 
+/// Against the independent program's, over decoded rows of which the newest is unquantised.
 #[test]
 fn the_floor_is_measured_where_the_manifest_allows_it() {
     if without_gpu() {
         return;
     }
-    let report = replay(&data("smollm2-l05/manifest.json"), &["--oracle", "both"]);
+    let older = with_newest_row_only();
+    let report = replay(&older.path().join("manifest.json"), &["--oracle", "both"]);
     assert_eq!(report["independent_floor_source"], "newest_row");
-    assert!(number(&report, "independent_floor_nrmse") > 1e-3);
+    let cost =
+        expected_nrmse("smollm2-l15-n400", "expected_dequant.f64.bin", "expected_newest.f64.bin");
+    let floor = number(&report, "independent_floor_nrmse");
+    assert!(cost > 1e-3 && (floor - cost).abs() < 1e-5, "{floor}, want {cost}");
     assert!(number(&report, "dequant_oracle_nrmse") < 5e-6);
+    // Without a codec in the manifest: plain rotation, 4 bits, as this capture is.
+    assert_eq!(report["codec"], replay(&data("smollm2-l15-n400/manifest.json"), &[])["codec"]);
 
     let folder = TempDir::new().unwrap();
     let manifest = synth(folder.path(), &[]);
@@ -184,14 +222,8 @@ fn captures_with_the_full_cache_show_the_codecs_cost() {
     if without_gpu() {
         return;
     }
-    for layer in CAPTURES.iter().filter(|name| name.contains("-n")) {
-        let expected = |name: &str| -> Vec<f64> {
-            bytemuck::pod_collect_to_vec(&std::fs::read(data(layer).join(name)).unwrap())
-        };
-        let decoded: Vec<f32> =
-            expected("expected_dequant.f64.bin").iter().map(|&x| x as f32).collect();
-        let full = expected("expected_full.f64.bin");
-        let cost = wgtq::metrics::compare(&decoded, &full, 64).unwrap().nrmse;
+    for layer in CAPTURES {
+        let cost = expected_nrmse(layer, "expected_dequant.f64.bin", "expected_full.f64.bin");
         assert!((0.1..0.18).contains(&cost), "{layer}: {cost}");
 
         let report = replay(&data(layer).join("manifest.json"), &["--oracle", "both"]);
@@ -206,7 +238,7 @@ fn the_report_keeps_the_older_tools_fields_and_adds_ours() {
     if without_gpu() {
         return;
     }
-    let report = replay(&data("smollm2-l05/manifest.json"), &[]);
+    let report = replay(&data("smollm2-l15-n400/manifest.json"), &[]);
     for field in [
         "variation",
         "canary",
@@ -452,14 +484,14 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
             "\"num_heads\": 9",
             "\"num_heads\": \"nine\""
         )),
-        bad!("negative count", ["params.kv_seq_len", "-200", "u32"], |f| edit(
+        bad!("negative count", ["params.kv_seq_len", "-400", "u32"], |f| edit(
             f,
-            "\"kv_seq_len\": 200",
-            "\"kv_seq_len\": -200"
+            "\"kv_seq_len\": 400",
+            "\"kv_seq_len\": -400"
         )),
         bad!("count over u32", ["params.kv_capacity", "4294967296", "u32"], |f| edit(
             f,
-            "\"kv_capacity\": 256",
+            "\"kv_capacity\": 416",
             "\"kv_capacity\": 4294967296"
         )),
         bad!("duplicate key", ["duplicate field `num_heads`"], |f| edit(
@@ -492,23 +524,23 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
         )),
         bad!("nothing stored", ["kv_seq_len", "at least 1", "found 0"], |f| edit(
             f,
-            "\"kv_seq_len\": 200",
+            "\"kv_seq_len\": 400",
             "\"kv_seq_len\": 0"
         )),
-        bad!("more stored than slots", ["kv_seq_len", "256", "257"], |f| edit(
+        bad!("more stored than slots", ["kv_seq_len", "416", "417"], |f| edit(
             f,
-            "\"kv_seq_len\": 200",
-            "\"kv_seq_len\": 257"
+            "\"kv_seq_len\": 400",
+            "\"kv_seq_len\": 417"
         )),
         bad!("no slots", ["kv_capacity", "found 0"], |f| edit(
             f,
-            "\"kv_capacity\": 256",
+            "\"kv_capacity\": 416",
             "\"kv_capacity\": 0"
         )),
-        bad!("ring starts past the end", ["ring_start", "256", "found 256"], |f| edit(
+        bad!("ring starts past the end", ["ring_start", "416", "found 416"], |f| edit(
             f,
             "\"ring_start\": 0",
-            "\"ring_start\": 256"
+            "\"ring_start\": 416"
         )),
         bad!("mask 3", ["mask_type", "found 3"], |f| edit(
             f,
@@ -538,20 +570,20 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
         bad!("sizes that would overflow", ["kv_capacity", "at most"], |f| {
             edit(f, "\"num_kv_heads\": 3", "\"num_kv_heads\": 2147483648");
             edit(f, "\"num_heads\": 9", "\"num_heads\": 2147483648");
-            edit(f, "\"kv_capacity\": 256", "\"kv_capacity\": 2147483648");
+            edit(f, "\"kv_capacity\": 416", "\"kv_capacity\": 2147483648");
         }),
-        bad!("sizes that nobody has", ["k_packed", "need 51539607552 bytes", "found 24576"], |f| {
-            edit(f, "\"kv_capacity\": 256", "\"kv_capacity\": 536870912")
+        bad!("sizes that nobody has", ["k_packed", "need 51539607552 bytes", "found 39936"], |f| {
+            edit(f, "\"kv_capacity\": 416", "\"kv_capacity\": 536870912")
         }),
         bad!("data file missing", ["v_packed.u8.bin", "No such file"], |f| std::fs::remove_file(
             f.join("v_packed.u8.bin")
         )
         .unwrap()),
         bad!("data file is a folder", ["q_natural", "need a file"], |f| edit(f, "q.f32.bin", ".")),
-        bad!("data file truncated", ["k_packed.u8.bin", "need 24576 bytes", "found 24575"], |f| {
+        bad!("data file truncated", ["k_packed.u8.bin", "need 39936 bytes", "found 39935"], |f| {
             resize(f, "k_packed.u8.bin", -1)
         }),
-        bad!("data file too long", ["v_norms.f32.bin", "need 3072 bytes", "found 3076"], |f| {
+        bad!("data file too long", ["v_norms.f32.bin", "need 4992 bytes", "found 4996"], |f| {
             resize(f, "v_norms.f32.bin", 4)
         }),
         bad!("odd bytes", ["q.f32.bin", "need 2304 bytes", "found 2307"], |f| resize(
@@ -562,15 +594,15 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
         bad!("empty data file", ["k_norms.f32.bin", "found 0"], |f| resize(
             f,
             "k_norms.f32.bin",
-            -3072
+            -4992
         )),
         bad!(
             "NaN in a stored norm",
             ["k_norms.f32.bin", "KV head 1, slot 3", "finite", "NaN"],
-            |f| set_float(f, "k_norms.f32.bin", 256 + 3, f32::NAN)
+            |f| set_float(f, "k_norms.f32.bin", 416 + 3, f32::NAN)
         ),
-        bad!("infinity in a stored norm", ["v_norms.f32.bin", "KV head 0, slot 199", "inf"], |f| {
-            set_float(f, "v_norms.f32.bin", 199, f32::INFINITY)
+        bad!("infinity in a stored norm", ["v_norms.f32.bin", "KV head 0, slot 399", "inf"], |f| {
+            set_float(f, "v_norms.f32.bin", 399, f32::INFINITY)
         }),
         bad!("negative stored norm", ["v_norms.f32.bin", "0 or above", "-1"], |f| set_float(
             f,
@@ -607,12 +639,12 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
         )),
         bad!(
             "K at another width than its file",
-            ["k_packed.u8.bin", "need 30720 bytes"],
+            ["k_packed.u8.bin", "need 49920 bytes"],
             |f| edit(f, "\"params\"", "\"codec\": {\"k_bits\": 5}, \"params\"")
         ),
         bad!(
             "V at another width than its file",
-            ["v_packed.u8.bin", "need 49152 bytes"],
+            ["v_packed.u8.bin", "need 79872 bytes"],
             |f| edit(f, "\"params\"", "\"codec\": {\"v_bits\": 8}, \"params\"")
         ),
         bad!("norm correction that is no bool", ["codec.norm_correction", "boolean"], |f| edit(
@@ -648,13 +680,13 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
         bad!(
             "in-range canary beyond what is stored",
             ["--canary in-range", "position 10", "kv_seq_len 5"],
-            |f| edit(f, "\"kv_seq_len\": 200", "\"kv_seq_len\": 5"),
+            |f| edit(f, "\"kv_seq_len\": 400", "\"kv_seq_len\": 5"),
             ["--canary"]
         ),
         bad!(
             "out-of-range canary with every slot in use",
-            ["--canary out-of-range", "kv_capacity = 256"],
-            |f| edit(f, "\"kv_seq_len\": 200", "\"kv_seq_len\": 256"),
+            ["--canary out-of-range", "kv_capacity = 416"],
+            |f| edit(f, "\"kv_seq_len\": 400", "\"kv_seq_len\": 416"),
             ["--canary", "out-of-range"]
         ),
         bad!(
@@ -679,11 +711,7 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
     ];
     assert!(table.len() >= 25);
     for BadInput { name, words, extra, breakage } in table {
-        let folder = TempDir::new().unwrap();
-        for entry in std::fs::read_dir(data("smollm2-l05")).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-        }
+        let folder = with_newest_row_only();
         breakage(folder.path());
         let before = std::fs::read_dir(folder.path()).unwrap().count();
         let (manifest, out) = (folder.path().join("manifest.json"), folder.path().join("out"));
@@ -709,7 +737,7 @@ fn bad_input_gets_one_clear_line_and_exit_code_1() {
 
 #[test]
 fn an_output_that_cannot_be_written_is_refused_before_the_work() {
-    let manifest = data("smollm2-l05/manifest.json");
+    let manifest = data("smollm2-l15-n400/manifest.json");
     let folder = TempDir::new().unwrap();
     let inside_a_file = folder.path().join("file");
     std::fs::write(&inside_a_file, "x").unwrap();
@@ -763,11 +791,7 @@ fn nan_in_the_output_is_reported_not_hidden() {
     if without_gpu() {
         return;
     }
-    let folder = TempDir::new().unwrap();
-    for entry in std::fs::read_dir(data("smollm2-l05")).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, folder.path().join(path.file_name().unwrap())).unwrap();
-    }
+    let folder = with_newest_row_only();
     for coordinate in 0..64 {
         set_float(folder.path(), "q.f32.bin", coordinate, 3e38);
     }
@@ -790,7 +814,7 @@ fn a_missing_gpu_is_an_error_that_says_so() {
             .unwrap()
             .env(key, value)
             .args(["replay", "--manifest"])
-            .arg(data("smollm2-l05/manifest.json"))
+            .arg(data("smollm2-l15-n400/manifest.json"))
             .arg("--out")
             .arg(folder.path().join("o"))
             .args(extra)
@@ -818,7 +842,7 @@ fn a_leg_of_another_platform_is_refused_by_name() {
         "--leg",
         "msl",
         "--manifest",
-        data("smollm2-l05/manifest.json").to_str().unwrap(),
+        data("smollm2-l15-n400/manifest.json").to_str().unwrap(),
         "--out",
         folder.path().join("o").to_str().unwrap(),
     ]);
@@ -836,7 +860,7 @@ fn output_is_plain_where_no_terminal_reads_it_and_fits_100_columns() {
     let output = wgtq(&[
         "replay",
         "--manifest",
-        data("smollm2-l15/manifest.json").to_str().unwrap(),
+        data("smollm2-l15-n400/manifest.json").to_str().unwrap(),
         "--oracle",
         "both",
         "--out",

@@ -316,7 +316,7 @@ fn replay_and_parity_run_it() {
     }
     let out = TempDir::new().unwrap();
     let manifest =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/smollm2-l05/manifest.json");
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/smollm2-l15-n400/manifest.json");
     let mut replay = Command::cargo_bin("wgtq").unwrap();
     replay.args(["replay", "--leg", "wgsl-dawn", "--manifest"]).arg(manifest);
     replay.arg("--out").arg(out.path().join("r.json")).assert().success();

@@ -457,7 +457,9 @@ fn a_missing_compiler_is_an_error_that_says_what_to_install() {
         .unwrap()
         .env("WGTQ_CXX", "/nonexistent/clang++")
         .args(["replay", "--leg", "msl-host", "--manifest"])
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/smollm2-l05/manifest.json"))
+        .arg(
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/smollm2-l15-n400/manifest.json"),
+        )
         .arg("--out")
         .arg(std::env::temp_dir().join("wgtq-none"))
         .output()

@@ -471,7 +471,7 @@ fn replay_names_the_limits_and_the_findings() {
 fn what_cannot_run_is_refused_on_one_line() {
     let Some(originals) = originals() else { return };
     let folder = TempDir::new().unwrap();
-    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smollm2-l05/manifest.json");
+    let real = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smollm2-l15-n400/manifest.json");
     let out = folder.path().join("r").to_str().unwrap().to_owned();
     let run = |leg: &str, folder: &str| {
         let output =

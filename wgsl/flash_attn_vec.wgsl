@@ -129,41 +129,51 @@ fn main(
     }
 
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
-    for (var batch = 0u; batch < GROUP; batch += MERGE_HEADS) { // unroll
-        workgroupBarrier();
+    if (lane == 0u) {
         for (var h = 0u; h < GROUP; h++) { // unroll
-            if (h / MERGE_HEADS * MERGE_HEADS == batch) {
-                let at = row_group * MERGE_HEADS + h % MERGE_HEADS;
-                if (lane == 0u) {
-                    merge_max[at] = top[h];
-                    merge_sum[row_group * GROUP_PAD + h] = sum[h];
-                }
-                for (var i = 0u; i < VECS; i++) { // unroll
-                    merge_acc[(at * HEAD_DIM + lane * COORDS) / 4u + i] = acc[h * VECS + i];
-                }
+            merge_max[row_group * GROUP_PAD + h] = top[h];
+            merge_sum[row_group * GROUP_PAD + h] = sum[h];
+        }
+    }
+    workgroupBarrier();
+    merge_weigh(tid);
+    for (var batch = 0u; batch < GROUP; batch += MERGE_HEADS) { // unroll
+        if (batch > 0u) {
+            workgroupBarrier();
+        }
+        for (var h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) { // unroll
+            for (var i = 0u; i < VECS; i++) { // unroll
+                let at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
+                merge_acc[at / 4u + i] = acc[h * VECS + i];
             }
         }
         workgroupBarrier();
-        let here = first_head + batch;
-        let heads = min(MERGE_HEADS, max(end_head, here) - here);
-        for (var x = tid; x < heads * HEAD_DIM; x += WORKGROUP_SIZE) {
-            let c = x % HEAD_DIM;
-            let merged = merged_at(batch, x / HEAD_DIM, c);
-            store(here + x / HEAD_DIM, c, split, params.n_heads, params.nwg, merged);
+        let heads = min(MERGE_HEADS, max(end_head, first_head + batch) - first_head - batch);
+        for (var x = tid; x < heads * (HEAD_DIM / 4u); x += WORKGROUP_SIZE) {
+            let nth = x / (HEAD_DIM / 4u);
+            store(first_head, batch + nth, nth, x % (HEAD_DIM / 4u), split);
         }
     }
 }
 
-// Stores one coordinate of the output, or of the partials with their pair.
-fn store(head: u32, c: u32, split: u32, n_heads: u32, nwg: u32, merged: Merged) {
-    if (nwg == 1u) {
-        dst[head * HEAD_DIM + c] = select(merged.acc / merged.sum, 0.0, merged.sum == 0.0);
+// Stores vector f of the output of query head `first_head + h`, the `nth` of its batch, or of its
+// partials with their pair.
+fn store(first_head: u32, h: u32, nth: u32, f: u32, split: u32) {
+    let acc = merged_acc(h, nth, f);
+    let head = first_head + h;
+    if (params.nwg == 1u) {
+        let sum = merged_sum(h);
+        for (var i = 0u; i < 4u; i++) { // unroll
+            dst[head * HEAD_DIM + 4u * f + i] = select(acc[i] / sum, 0.0, sum == 0.0);
+        }
         return;
     }
-    dst[partial_at(head, c, split, nwg)] = merged.acc;
-    if (c == 0u) {
-        let at = partial_pair_at(n_heads, head, split, nwg);
-        dst[at] = merged.sum;
-        dst[at + 1u] = merged.top;
+    for (var i = 0u; i < 4u; i++) { // unroll
+        dst[partial_at(head, 4u * f + i, split, params.nwg)] = acc[i];
+    }
+    if (f == 0u) {
+        let at = partial_pair_at(params.n_heads, head, split, params.nwg);
+        dst[at] = merged_sum(h);
+        dst[at + 1u] = merged_max(h);
     }
 }

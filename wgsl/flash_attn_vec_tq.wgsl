@@ -3,7 +3,7 @@
 // Workgroup (x, y): x = KV head and part of its query heads, y = split of the visible
 // positions. All GROUP query heads share one read of K and V. See shared/attention.wgsl for row
 // groups; each handles ROWS positions at a time, and reads the next ones before it computes.
-// Pieces k_words or k_vectors, and the same of V, read a lane's codes.
+// Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes.
 // Contract: src/kernels/flash_attn_vec_tq.rs. Oracle: src/oracle/flash_attn_vec_tq.rs.
 
 const K_LANE_BITS = COORDS * K_BITS;
@@ -101,14 +101,14 @@ fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(in: Invocation) {
+fn main(in: Invocation, @builtin(workgroup_id) workgroup: vec3<u32>) {
     let tid = in.tid;
     let lane = tid % LANES;
     let row_group = tid / LANES;
-    let kv_head = in.workgroup.x / GROUPS_PER_KV;
-    let first_head = kv_head * GQA + (in.workgroup.x % GROUPS_PER_KV) * GROUP;
+    let kv_head = workgroup.x / GROUPS_PER_KV;
+    let first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
     let end_head = min(first_head + GROUP, (kv_head + 1u) * GQA);
-    let split = in.workgroup.y;
+    let split = workgroup.y;
 
     // The positions of this split: an equal contiguous part of the visible ones.
     let first = first_visible(params.kv_seq_len, params.mask_type, params.sliding_window);
@@ -159,7 +159,7 @@ fn main(in: Invocation) {
             for (var i = 0u; i < VECS; i++) { // unroll
                 let bit = 4u * i * K_BITS;
                 let words = vec2(tile.k[r][bit / 32u], tile.k[r][min(bit / 32u + 1u, K_WORDS - 1u)]);
-                let x = centroids(four_codes(words, bit % 32u), K_BITS, 0u);
+                let x = centroids(four_codes(words, bit % 32u, K_BITS), K_BITS, 0u);
                 for (var h = 0u; h < GROUP; h++) { // unroll
                     scores[r * GROUP_PAD + h] = dot_add(x, query[h * VECS + i], scores[r * GROUP_PAD + h]);
                 }
@@ -231,7 +231,7 @@ fn main(in: Invocation) {
             for (var i = 0u; i < VECS; i++) { // unroll
                 let bit = 4u * i * V_BITS;
                 let words = vec2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                let x = centroids(four_codes(words, bit % 32u), V_BITS, V_BASE);
+                let x = centroids(four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
                 for (var h = 0u; h < GROUP; h++) { // unroll
                     acc[h * VECS + i] = fma(vec4(weights[h]), x, acc[h * VECS + i]);
                 }
@@ -245,40 +245,50 @@ fn main(in: Invocation) {
             merge_sum[row_group * SCORES + j * OWNERS + lane] = owned_sum[j];
         }
     }
-    for (var batch = 0u; batch < GROUP; batch += MERGE_HEADS) { // unroll
-        workgroupBarrier();
+    if (lane == 0u) {
         for (var h = 0u; h < GROUP; h++) { // unroll
-            if (h / MERGE_HEADS * MERGE_HEADS == batch) {
-                let at = row_group * MERGE_HEADS + h % MERGE_HEADS;
-                if (lane == 0u) {
-                    merge_max[at] = top[h];
-                }
-                for (var i = 0u; i < VECS; i++) { // unroll
-                    merge_acc[(at * HEAD_DIM + lane * COORDS) / 4u + i] = acc[h * VECS + i];
-                }
+            merge_max[row_group * GROUP_PAD + h] = top[h];
+        }
+    }
+    workgroupBarrier();
+    merge_weigh(tid);
+    for (var batch = 0u; batch < GROUP; batch += MERGE_HEADS) { // unroll
+        if (batch > 0u) {
+            workgroupBarrier();
+        }
+        for (var h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) { // unroll
+            for (var i = 0u; i < VECS; i++) { // unroll
+                let at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
+                merge_acc[at / 4u + i] = acc[h * VECS + i];
             }
         }
         workgroupBarrier();
-        let here = first_head + batch;
-        let heads = min(MERGE_HEADS, max(end_head, here) - here);
-        for (var x = tid; x < heads * HEAD_DIM; x += WORKGROUP_SIZE) {
-            let c = x % HEAD_DIM;
-            let merged = merged_at(batch, x / HEAD_DIM, c);
-            store(here + x / HEAD_DIM, c, split, params.n_heads, params.nwg, merged);
+        let heads = min(MERGE_HEADS, max(end_head, first_head + batch) - first_head - batch);
+        for (var x = tid; x < heads * (HEAD_DIM / 4u); x += WORKGROUP_SIZE) {
+            let nth = x / (HEAD_DIM / 4u);
+            store(first_head, batch + nth, nth, x % (HEAD_DIM / 4u), split);
         }
     }
 }
 
-// Stores one coordinate of the output, or of the partials with their pair.
-fn store(head: u32, c: u32, split: u32, n_heads: u32, nwg: u32, merged: Merged) {
-    if (nwg == 1u) {
-        dst[head * HEAD_DIM + c] = select(merged.acc / merged.sum, 0.0, merged.sum == 0.0);
+// Stores vector f of the output of query head `first_head + h`, the `nth` of its batch, or of its
+// partials with their pair.
+fn store(first_head: u32, h: u32, nth: u32, f: u32, split: u32) {
+    let acc = merged_acc(h, nth, f);
+    let head = first_head + h;
+    if (params.nwg == 1u) {
+        let sum = merged_sum(h);
+        for (var i = 0u; i < 4u; i++) { // unroll
+            dst[head * HEAD_DIM + 4u * f + i] = select(acc[i] / sum, 0.0, sum == 0.0);
+        }
         return;
     }
-    dst[partial_at(head, c, split, nwg)] = merged.acc;
-    if (c == 0u) {
-        let at = partial_pair_at(n_heads, head, split, nwg);
-        dst[at] = merged.sum;
-        dst[at + 1u] = merged.top;
+    for (var i = 0u; i < 4u; i++) { // unroll
+        dst[partial_at(head, 4u * f + i, split, params.nwg)] = acc[i];
+    }
+    if (f == 0u) {
+        let at = partial_pair_at(params.n_heads, head, split, params.nwg);
+        dst[at] = merged_sum(h);
+        dst[at + 1u] = merged_max(h);
     }
 }

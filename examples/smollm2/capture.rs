@@ -9,7 +9,7 @@ use wgtq::driver::{DriverError, Outputs};
 use wgtq::oracle::quantize_kv::quantize_kv;
 use wgtq::params::{MASK_CAUSAL, QuantizeKvParams};
 
-use crate::attention::{Attention, BitPair, Exact, Shape};
+use crate::attention::{Attention, BitPair, Coding, Exact, Shape};
 use crate::error::{ModelError, Result};
 use crate::model::Model;
 use crate::{TextArgs, print};
@@ -59,7 +59,8 @@ impl Args {
 /// What one layer's attention gets in one decode step.
 #[derive(Debug)]
 pub struct Step {
-    shape: Shape,
+    /// The model's.
+    pub shape: Shape,
     /// The newest token's, `[nh, D]`.
     pub q: Vec<f32>,
     /// Every token's, `[n, nkv, D]`.
@@ -115,7 +116,7 @@ impl Step {
         std::fs::create_dir_all(folder).map_err(fail)?;
         let mut files = Outputs::default();
         let mut put = |name: &str, bytes: &[u8]| files.stage(&folder.join(name), bytes);
-        let [k_codec, v_codec] = bits.codecs(self.shape.head_dim);
+        let [k_codec, v_codec] = Coding::from(bits).codecs(self.shape.head_dim);
         for (side, rows, codec) in [("k", &self.k, k_codec), ("v", &self.v, v_codec)] {
             let (packed, norms) = self.encode(rows, &codec, ring)?;
             put(&format!("{side}_packed.u8.bin"), &packed)?;

@@ -74,6 +74,7 @@ mod tests {
             attention: Kind::Oracle,
             k_bits,
             v_bits,
+            norm_correction: false,
             bytes_per_token: 100 * u64::from(k_bits + v_bits),
             perplexity,
             ratio: 1.0,

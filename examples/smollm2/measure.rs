@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use wgtq::driver::{DriverError, Outputs};
 
-use crate::attention::{Attention, BitPair, Exact, Kind};
+use crate::attention::{Attention, BitPair, Coding, Exact, Kind};
 use crate::error::{ModelError, Result};
 use crate::model::Model;
 use crate::score::LogProbs;
@@ -33,6 +33,9 @@ pub struct Args {
     /// Pairs of K / V bits, as in 8/4,4/4 [default: all that can run, with K at least V]
     #[arg(long, value_delimiter = ',')]
     bits: Vec<BitPair>,
+    /// Store norms with which decoded rows keep their length
+    #[arg(long)]
+    norm_correction: bool,
     /// Runs of each pair; from the second on, token embeddings are off by a millionth
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
     repeats: u64,
@@ -78,6 +81,8 @@ pub struct Row {
     pub k_bits: u32,
     /// Bits of V.
     pub v_bits: u32,
+    /// Whether norms are corrected.
+    pub norm_correction: bool,
     /// Bytes of cache a token, norms included.
     pub bytes_per_token: u64,
     /// Perplexity.
@@ -112,8 +117,9 @@ impl Args {
         let mut rows = Vec::new();
         for &kind in self.attention.iter().filter(|kind| **kind != Kind::Exact) {
             for bits in pairs(kind) {
-                rows.push(measurement.row(kind, bits)?);
-                note(&format!("{} {bits}: {:.1} s", kind.name(), rows[rows.len() - 1].seconds));
+                let coding = Coding { bits, norm_correction: self.norm_correction };
+                rows.push(measurement.row(kind, coding)?);
+                note(&format!("{} {coding}: {:.1} s", kind.name(), rows[rows.len() - 1].seconds));
             }
         }
         let report = Report {
@@ -170,12 +176,13 @@ impl<'a> Measurement<'a> {
     }
 
     /// Measures one pair.
-    pub fn row(&self, kind: Kind, bits: BitPair) -> Result<Row> {
+    pub fn row(&self, kind: Kind, coding: impl Into<Coding>) -> Result<Row> {
+        let coding @ Coding { bits, norm_correction } = coding.into();
         let start = Instant::now();
-        let mut attention = kind.open(self.model.shape, bits, self.tokens.len())?;
+        let mut attention = kind.open(self.model.shape, coding, self.tokens.len())?;
         let mut runs = vec![self.run(self.model, attention.as_mut())?];
         for seed in 1..self.repeats {
-            let mut attention = kind.open(self.model.shape, bits, self.tokens.len())?;
+            let mut attention = kind.open(self.model.shape, coding, self.tokens.len())?;
             runs.push(self.run(&self.model.nudged(seed)?, attention.as_mut())?);
         }
         let mean = |of: fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
@@ -186,6 +193,7 @@ impl<'a> Measurement<'a> {
             attention: kind,
             k_bits: bits.k.get(),
             v_bits: bits.v.get(),
+            norm_correction,
             bytes_per_token: attention.bytes_per_token(),
             perplexity,
             ratio: perplexity / self.exact.perplexity,
@@ -243,7 +251,7 @@ fn table(report: &Report) -> Table {
     for row in &report.rows {
         table.add_row([
             row.attention.name().to_owned(),
-            format!("{}/{}", row.k_bits, row.v_bits),
+            widths(row),
             row.bytes_per_token.to_string(),
             share(row.bytes_per_token),
             format!("{:.3}", row.perplexity),
@@ -256,6 +264,11 @@ fn table(report: &Report) -> Table {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table
+}
+
+fn widths(row: &Row) -> String {
+    let corrected = if row.norm_correction { " corrected" } else { "" };
+    format!("{}/{}{corrected}", row.k_bits, row.v_bits)
 }
 
 fn ratio(row: &Row) -> String {

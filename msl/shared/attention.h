@@ -33,50 +33,87 @@ inline float row_sum(float x) {
     return x;
 }
 
-// One coordinate of a query head over all row groups, each brought to the common maximum.
-struct Merged {
-    float acc;
-    float sum;
-    float top;
-};
-
-// What row groups hand to the merge, MERGE_HEADS query heads at a time; sums of all heads,
-// `sum_rows` each.
+// Threadgroup memory of the merge. Row groups hand over maxima and sums of all query heads,
+// `sum_rows` sums each, and accumulators of MERGE_HEADS at a time; the merge makes of it factors
+// that bring row groups to the common maximum, and their sums with it.
 struct Merge {
-    threadgroup float4 *acc;
     threadgroup float *top;
     threadgroup float *sum;
+    threadgroup float4 *acc;
+    threadgroup float *factor;
+    threadgroup float *part;
     uint sum_rows;
 };
 
-// Coordinate c of query head `batch + h`, after the merge arrays are complete.
-inline Merged merged_at(Merge merge, uint batch, uint h, uint c) {
-    Merged merged = {0.0f, 0.0f, NO_SCORE};
+// Maximum of query head h over the row groups.
+inline float merged_max(Merge merge, uint h) {
+    float top = NO_SCORE;
     for (uint g = 0; g < ROW_GROUPS; g++) {
-        merged.top = max(merged.top, merge.top[g * MERGE_HEADS + h]);
+        top = max(top, merge.top[g * GROUP_PAD + h]);
     }
-    for (uint g = 0; g < ROW_GROUPS; g++) {
-        uint at = g * MERGE_HEADS + h;
-        float factor = precise::exp(merge.top[at] - merged.top);
-        merged.acc += factor * merge.acc[(at * HEAD_DIM + c) / 4u][c % 4u];
-        for (uint r = 0; r < merge.sum_rows; r++) {
-            merged.sum += factor * merge.sum[(g * merge.sum_rows + r) * GROUP_PAD + batch + h];
-        }
-    }
-    return merged;
+    return top;
 }
 
-// Stores one coordinate of the output, or of the partials with their pair.
+// Factors and sums, after maxima and sums are complete.
+inline void merge_weigh(Merge merge, uint tid) {
+    for (uint x = tid; x < ROW_GROUPS * GROUP; x += WORKGROUP_SIZE) {
+        uint g = x / GROUP;
+        uint h = x % GROUP;
+        float sum = 0.0f;
+        for (uint r = 0; r < merge.sum_rows; r++) {
+            sum += merge.sum[(g * merge.sum_rows + r) * GROUP_PAD + h];
+        }
+        float factor = precise::exp(merge.top[g * GROUP_PAD + h] - merged_max(merge, h));
+        merge.factor[g * GROUP_PAD + h] = factor;
+        merge.part[g * GROUP_PAD + h] = factor * sum;
+    }
+}
+
+// Sum of query head h over the row groups, after merge_weigh.
+inline float merged_sum(Merge merge, uint h) {
+    float sum = 0.0f;
+    for (uint g = 0; g < ROW_GROUPS; g++) {
+        sum += merge.part[g * GROUP_PAD + h];
+    }
+    return sum;
+}
+
+// Vector f of the accumulator of query head h, the `nth` of its batch, over the row groups.
+inline float4 merged_acc(Merge merge, uint h, uint nth, uint f) {
+    float4 acc = float4(0.0f);
+    for (uint g = 0; g < ROW_GROUPS; g++) {
+        float factor = merge.factor[g * GROUP_PAD + h];
+        acc += factor * merge.acc[(g * MERGE_HEADS + nth) * (HEAD_DIM / 4u) + f];
+    }
+    return acc;
+}
+
+// Where an output goes: its split, and the launch's number of query heads and splits.
+struct Place {
+    uint split;
+    uint n_heads;
+    uint nwg;
+};
+
+// Stores vector f of the output of query head `first_head + h`, the `nth` of its batch, or of its
+// partials with their pair.
 inline void store(
-    device float *dst, uint head, uint c, uint split, uint n_heads, uint nwg, Merged merged) {
-    if (nwg == 1u) {
-        dst[head * HEAD_DIM + c] = merged.sum == 0.0f ? 0.0f : merged.acc / merged.sum;
+    device float *dst, Merge merge, Place place, uint first_head, uint h, uint nth, uint f) {
+    float4 acc = merged_acc(merge, h, nth, f);
+    uint head = first_head + h;
+    if (place.nwg == 1u) {
+        float sum = merged_sum(merge, h);
+        for (uint i = 0; i < 4u; i++) {
+            dst[head * HEAD_DIM + 4u * f + i] = sum == 0.0f ? 0.0f : acc[i] / sum;
+        }
         return;
     }
-    dst[partial_at(head, c, split, nwg)] = merged.acc;
-    if (c == 0u) {
-        uint at = partial_pair_at(n_heads, head, split, nwg);
-        dst[at] = merged.sum;
-        dst[at + 1u] = merged.top;
+    for (uint i = 0; i < 4u; i++) {
+        dst[partial_at(head, 4u * f + i, place.split, place.nwg)] = acc[i];
+    }
+    if (f == 0u) {
+        uint at = partial_pair_at(place.n_heads, head, place.split, place.nwg);
+        dst[at] = merged_sum(merge, h);
+        dst[at + 1u] = merged_max(merge, h);
     }
 }

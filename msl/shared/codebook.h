@@ -16,11 +16,19 @@ inline uint second_word(uint bit, uint bits) {
     return bit % 32u + 8u * bits > 32u ? 1u : 0u;
 }
 
-// Four codes of two words, from bit `at` of the first; what follows them is not cleared.
-inline uint four_codes(uint2 words, uint at) {
+// 32 bits from bit `at` of two words.
+inline uint funnel(uint2 words, uint at) {
     uint shift = at % 32u;
     uint low = (words.x >> shift) | ((words.y << (31u - shift)) << 1u);
     return at >= 32u ? words.y >> shift : low;
+}
+
+// Four codes of `bits` bits from bit `at` of two words; what follows them is not cleared.
+inline uint four_codes(uint2 words, uint at, uint bits) {
+    if (32u % (4u * bits) == 0u) { // never in both words
+        return (at >= 32u ? words.y : words.x) >> (at % 32u);
+    }
+    return funnel(words, at);
 }
 
 // Centroids of four codes, by the codebook of this width at `base`.

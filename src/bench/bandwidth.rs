@@ -1,4 +1,5 @@
-//! How fast the device reads, and copies, memory: the two speeds that attention is held against.
+//! How fast the device reads, and copies, memory, and starts a dispatch: what attention is held
+//! against.
 
 use super::Plan;
 use super::clock::Clock;
@@ -42,6 +43,8 @@ pub(super) struct Bandwidth {
     pub copy_gb_s: f64,
     /// Read only.
     pub read_gb_s: f64,
+    /// Microseconds of a dispatch that does next to nothing after another.
+    pub dispatch_us: f64,
 }
 
 impl Bandwidth {
@@ -67,14 +70,17 @@ impl Bandwidth {
             let block = [word.wrapping_mul(0x9e37_79b9), word].repeat(1 << 17);
             gpu.queue.write_buffer(&from, i << 20, bytemuck::cast_slice(&block));
         }
-        let speed = |copy: bool| -> Result<f64, DriverError> {
-            let (pipeline, group) = prepare(gpu, [&from, &to], copy)?;
-            let groups = u32::try_from(bytes / step).map_err(gpu_error)?;
+        let all = u32::try_from(bytes / step).map_err(gpu_error)?;
+        // Median microseconds of `groups` workgroups, in a pass of `calls`.
+        let time = |per_thread: u32, copy: bool, groups: u32, calls: u32| {
+            let (pipeline, group) = prepare(gpu, [&from, &to], per_thread, copy)?;
             let pass = || {
                 clock.time(gpu, |pass| {
-                    pass.set_pipeline(&pipeline);
-                    pass.set_bind_group(0, &group, &[]);
-                    pass.dispatch_workgroups(groups, 1, 1);
+                    for _ in 0..calls {
+                        pass.set_pipeline(&pipeline);
+                        pass.set_bind_group(0, &group, &[]);
+                        pass.dispatch_workgroups(groups, 1, 1);
+                    }
                     Ok(())
                 })
             };
@@ -84,9 +90,14 @@ impl Bandwidth {
             }
             let mut us = (0..plan.samples).map(|_| pass()).collect::<Result<Vec<f64>, _>>()?;
             us.sort_by(f64::total_cmp);
-            Ok(bytes as f64 * if copy { 2.0 } else { 1.0 } / us[us.len() / 2] / 1e3)
+            Ok::<f64, DriverError>(us[us.len() / 2] / f64::from(calls))
         };
-        let measured = Self { copy_gb_s: speed(true)?, read_gb_s: speed(false)? };
+        let gb_s = |moved: u64, us: f64| moved as f64 / us / 1e3;
+        let measured = Self {
+            copy_gb_s: gb_s(2 * bytes, time(PER_THREAD, true, all, 1)?),
+            read_gb_s: gb_s(bytes, time(PER_THREAD, false, all, 1)?),
+            dispatch_us: time(0, false, 1, 100)?,
+        };
         from.destroy();
         to.destroy();
         Ok(measured)
@@ -96,11 +107,12 @@ impl Bandwidth {
 fn prepare(
     gpu: &Gpu,
     buffers: [&wgpu::Buffer; 2],
+    per_thread: u32,
     copy: bool,
 ) -> Result<(wgpu::ComputePipeline, wgpu::BindGroup), DriverError> {
     let constants = [
         format!("const THREADS = {THREADS}u;"),
-        format!("const PER_THREAD = {PER_THREAD}u;"),
+        format!("const PER_THREAD = {per_thread}u;"),
         format!("const COPY = {copy};"),
     ];
     let text = constants.join("\n") + TEXT;

@@ -132,6 +132,8 @@ pub struct Plan {
     pub formats: Vec<Format>,
     /// Legs: those of wgpu.
     pub legs: Vec<LegName>,
+    /// Numbers of splits to try; empty for the kernel's own choice.
+    pub splits: Vec<u32>,
     /// Whether one cache is read again and again.
     pub hot: bool,
     /// Least milliseconds of calls before the first sample.
@@ -144,6 +146,28 @@ pub struct Plan {
     pub seed: u64,
 }
 
+impl Plan {
+    /// Each leg with each number of splits.
+    pub fn runs(&self) -> Vec<(LegName, Option<u32>)> {
+        let splits = || -> Vec<Option<u32>> {
+            if self.splits.is_empty() {
+                return vec![None];
+            }
+            self.splits.iter().copied().map(Some).collect()
+        };
+        self.legs.iter().flat_map(|&leg| splits().into_iter().map(move |n| (leg, n))).collect()
+    }
+
+    /// Number of points.
+    pub fn count(&self) -> usize {
+        let each = |subject: &Subject| match subject {
+            Subject::Attention => self.lengths.len() * self.formats.len() * self.runs().len(),
+            Subject::Rows => self.tokens.len() * self.legs.len() * rows::points_each(),
+        };
+        self.subjects.iter().map(each).sum::<usize>() * self.presets.len()
+    }
+}
+
 /// One point to measure.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Point {
@@ -151,6 +175,8 @@ struct Point {
     length: u32,
     format: Format,
     leg: LegName,
+    /// The number of splits, unless the kernel chooses.
+    nwg: Option<u32>,
     /// Whether the GPU was idle before.
     idle: bool,
 }
@@ -164,17 +190,6 @@ pub struct Measured {
     pub points: Vec<PointReport>,
     /// Row kernels.
     pub rows: Vec<RowReport>,
-}
-
-impl Plan {
-    /// Points that a run measures.
-    pub fn points(&self) -> usize {
-        let each = |subject: &Subject| match subject {
-            Subject::Attention => self.lengths.len() * self.formats.len(),
-            Subject::Rows => self.tokens.len() * rows::points_each(),
-        };
-        self.subjects.iter().map(each).sum::<usize>() * self.presets.len() * self.legs.len()
-    }
 }
 
 /// Measures everything that `plan` names; `done` is told the name of each point as it is finished.
@@ -194,6 +209,7 @@ pub fn run(gpu: &Gpu, plan: &Plan, mut done: impl FnMut(&str)) -> Result<Measure
         adapter: gpu.report.clone(),
         copy_gb_s: bandwidth.copy_gb_s,
         read_gb_s: bandwidth.read_gb_s,
+        dispatch_us: bandwidth.dispatch_us,
     };
     Ok(Measured { environment, points, rows })
 }
@@ -209,10 +225,12 @@ fn attention(
         for &length in &plan.lengths {
             for &format in &plan.formats {
                 let cache = Cache::new(gpu, (preset, length, format), plan)?;
-                for (i, &leg) in plan.legs.iter().enumerate() {
-                    let point = Point { preset, length, format, leg, idle: i == 0 };
+                let mut idle = true;
+                for (leg, nwg) in plan.runs() {
+                    let point = Point { preset, length, format, leg, nwg, idle };
                     points.push(point.measure(gpu, clock, &cache, plan)?);
                     done(&format!("{} {length} {format}", preset.name()));
+                    idle = false;
                 }
             }
         }

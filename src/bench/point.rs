@@ -22,6 +22,12 @@ struct Step {
     bound: Vec<RawBound>,
 }
 
+impl Step {
+    fn record(&self, pass: &mut wgpu::ComputePass<'_>, at: usize) -> crate::Result<()> {
+        self.kernel.record(pass, &self.bound[at % self.bound.len()], &self.launch)
+    }
+}
+
 /// Everything of a call.
 struct Call {
     steps: Vec<Step>,
@@ -40,16 +46,16 @@ impl Point {
         let (kernel, nwg, plans) = self.plans(&gpu.caps, cache)?;
         let call = self.call(gpu, cache, nwg, &plans)?;
         let mut at = 0;
-        let mut pass = |calls: u64| {
+        let mut pass = |steps: &[Step], calls: u64| {
             clock.time(gpu, |pass| {
                 for _ in 0..calls {
-                    call.record(pass, at)?;
+                    steps.iter().try_for_each(|step| step.record(pass, at))?;
                     at += 1;
                 }
                 Ok(())
             })
         };
-        let first = pass(1)?;
+        let first = pass(&call.steps, 1)?;
         let outcome = judge(
             &call.output(gpu, cache.want.len())?,
             &cache.want,
@@ -76,25 +82,45 @@ impl Point {
             timing: None,
         };
         if outcome.pass() {
-            let samples = Samples::take(plan, self.idle, first, &mut pass)?;
-            report.timing = Some(Self::timing(&samples, cache.bytes));
+            report.timing = Some(self.timing(plan, cache.bytes, first, &call, &mut pass)?);
         }
         Ok(report)
     }
 
-    fn timing(samples: &Samples, cache_bytes: u64) -> Timing {
-        Timing {
-            us: samples.at(0.5),
-            us_p10: samples.at(0.1),
-            us_p90: samples.at(0.9),
-            calls: samples.calls,
-            samples: samples.len(),
-            gb_s: cache_bytes as f64 / samples.at(0.5) / 1e3,
+    /// Warms up, then times whole calls and each of their dispatches alone; `first` is what one cold
+    /// call took.
+    fn timing(
+        &self,
+        plan: &Plan,
+        cache_bytes: u64,
+        first: f64,
+        call: &Call,
+        pass: &mut impl FnMut(&[Step], u64) -> Result<f64, DriverError>,
+    ) -> Result<Timing, DriverError> {
+        let warm_up_ms = if self.idle { plan.wake_up_ms } else { plan.warm_up_ms };
+        let mut time = |steps: &[Step], warm_up_ms: f64, samples: usize| {
+            Samples::take(first, warm_up_ms, samples, |calls| pass(steps, calls))
+        };
+        let whole = time(&call.steps, warm_up_ms, plan.samples)?;
+        let mut alone = |i: usize| -> Result<Option<f64>, DriverError> {
+            let step = call.steps.get(i..=i);
+            step.map(|step| Ok(time(step, 0.0, plan.samples.div_ceil(3))?.at(0.5))).transpose()
+        };
+        let us = whole.at(0.5);
+        Ok(Timing {
+            us,
+            us_p10: whole.at(0.1),
+            us_p90: whole.at(0.9),
+            attention_us: alone(0)?.unwrap_or(us),
+            merge_us: alone(1)?,
+            calls: whole.calls,
+            samples: whole.us.len(),
+            gb_s: cache_bytes as f64 / us / 1e3,
             of_copy: None,
             f16_ratio: None,
             trusted_ratio: None,
             msl_ratio: None,
-        }
+        })
     }
 
     /// Stem of the kernel, the number of splits, and the plans of a call.
@@ -108,12 +134,12 @@ impl Point {
         let (kernel, nwg, attention) = match self.format {
             Format::F16 => {
                 let problem = self.dense();
-                let nwg = problem.splits(self.length, caps, language)?;
+                let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
                 ("flash_attn_vec", nwg, problem.plan(caps, language)?)
             }
             Format::Packed { .. } => {
                 let problem = self.packed(cache);
-                let nwg = problem.splits(self.length, caps, language)?;
+                let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
                 ("flash_attn_vec_tq", nwg, problem.plan(caps, language)?)
             }
         };
@@ -122,6 +148,10 @@ impl Point {
             plans.push(flash_attn_vec_reduce::Problem { head_dim }.plan(caps, language)?);
         }
         Ok((kernel, nwg, plans))
+    }
+
+    fn splits(&self, choose: impl FnOnce() -> crate::Result<u32>) -> crate::Result<u32> {
+        self.nwg.map_or_else(choose, Ok)
     }
 
     fn dense(&self) -> flash_attn_vec::Problem {
@@ -209,13 +239,6 @@ impl Point {
 }
 
 impl Call {
-    fn record(&self, pass: &mut wgpu::ComputePass<'_>, at: usize) -> Result<(), DriverError> {
-        for step in &self.steps {
-            step.kernel.record(pass, &step.bound[at % step.bound.len()], &step.launch)?;
-        }
-        Ok(())
-    }
-
     /// The last `count` floats of the output.
     fn output(&self, gpu: &Gpu, count: usize) -> Result<Vec<f32>, DriverError> {
         let copy = gpu.scoped(|| {

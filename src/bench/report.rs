@@ -48,6 +48,8 @@ pub struct Environment {
     pub copy_gb_s: f64,
     /// Gigabytes a second of a kernel that only reads.
     pub read_gb_s: f64,
+    /// Microseconds of a dispatch of one workgroup that does nothing but wait for the one before.
+    pub dispatch_us: f64,
 }
 
 /// One shape, length, format and leg.
@@ -98,6 +100,10 @@ pub struct Timing {
     pub us_p10: f64,
     /// A tenth of the samples are longer.
     pub us_p90: f64,
+    /// Median microseconds of the attention dispatch when it runs alone.
+    pub attention_us: f64,
+    /// The same of the merge, if there is one.
+    pub merge_us: Option<f64>,
     /// Calls of a sample.
     pub calls: u64,
     /// Samples.
@@ -170,6 +176,8 @@ pub(super) mod tests {
                 us,
                 us_p10: us,
                 us_p90: us,
+                attention_us: us,
+                merge_us: None,
                 calls: 1,
                 samples: 1,
                 gb_s: 1e3 / us,

@@ -285,7 +285,9 @@ impl Point {
             ..self.report()
         };
         if report.verified {
-            report.timing = Some(self.timing(&Samples::take(plan, self.idle, first, &mut pass)?));
+            let warm_up_ms = if self.idle { plan.wake_up_ms } else { plan.warm_up_ms };
+            let samples = Samples::take(first, warm_up_ms, plan.samples, &mut pass)?;
+            report.timing = Some(self.timing(&samples));
         }
         Ok(report)
     }
@@ -322,7 +324,7 @@ impl Point {
             us_p10: samples.at(0.1),
             us_p90: samples.at(0.9),
             calls: samples.calls,
-            samples: samples.len(),
+            samples: samples.us.len(),
             gb_s: self.bytes() as f64 / samples.at(0.5) / 1e3,
             of_copy: None,
             trusted_ratio: None,

@@ -1,6 +1,5 @@
 //! Samples of a call: a warm-up, then passes of many calls each.
 
-use super::Plan;
 use crate::driver::DriverError;
 
 /// A sample lasts at least this long, so that the clock's step is lost in it.
@@ -8,43 +7,37 @@ const SAMPLE_US: f64 = 2000.0;
 /// Most calls of a sample.
 const MOST_CALLS: f64 = 400.0;
 
-/// Times of a call in microseconds.
-#[derive(Debug, Clone, PartialEq)]
+/// Microseconds of a call, ascending, from passes of so many calls.
 pub(super) struct Samples {
-    /// Ascending.
-    us: Vec<f64>,
-    /// Calls of a sample.
+    pub us: Vec<f64>,
     pub calls: u64,
 }
 
 impl Samples {
-    /// Takes `plan.samples` of them; `pass` runs that many calls and says how long they took
-    /// together, `first` is what one cold call took. `idle`: the GPU has to raise its clock first.
+    /// Warms up for so many milliseconds, then takes `count` samples of `pass`, which runs a number
+    /// of calls; `first` is what one cold call took.
     pub fn take(
-        plan: &Plan,
-        idle: bool,
         first: f64,
+        warm_up_ms: f64,
+        count: usize,
         mut pass: impl FnMut(u64) -> Result<f64, DriverError>,
     ) -> Result<Self, DriverError> {
         let mut calls = (SAMPLE_US / first.max(0.1)).clamp(1.0, MOST_CALLS) as u64;
         let mut warm = 0.0;
-        let least = if idle { plan.wake_up_ms } else { plan.warm_up_ms };
-        while warm < least * 1e3 {
+        loop {
             let us = pass(calls)?.max(1.0);
             warm += us;
             calls = (SAMPLE_US / us * calls as f64).clamp(1.0, MOST_CALLS) as u64;
+            if warm >= warm_up_ms * 1e3 {
+                break;
+            }
         }
-        let mut us = Vec::with_capacity(plan.samples);
-        for _ in 0..plan.samples {
+        let mut us = Vec::with_capacity(count);
+        for _ in 0..count {
             us.push(pass(calls)? / calls as f64);
         }
         us.sort_by(f64::total_cmp);
         Ok(Self { us, calls })
-    }
-
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.us.len()
     }
 
     /// The time that this part of the samples is shorter than.

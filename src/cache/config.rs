@@ -26,10 +26,14 @@ pub struct LayerConfig {
     pub num_kv_heads: u32,
     /// Coordinates of a head vector.
     pub head_dim: HeadDim,
-    /// Widths of K and V codes, apart. A cache on a device has no dense K.
+    /// Widths of K and V codes, apart. A dense K, as in `kf16v4`, is refused: see
+    /// [dense K](super#dense-k).
     pub format: KvFormat,
     /// The rotation in front of the quantiser.
     pub rotation: Rotation,
+    /// Whether norms are corrected so that decoded rows keep theirs, see
+    /// [`Codec::norm_correction`]. Costs nothing when rows are read.
+    pub norm_correction: bool,
     /// Slots a KV head.
     pub capacity: u32,
     /// What happens when they are full.
@@ -107,7 +111,7 @@ impl LayerConfig {
         let key = codec.key_codec().ok_or_else(|| {
             Error::param("format", "K of 2, 3, 4, 5, 6 or 8 bits on a device", self.format)
         })?;
-        Ok([key, codec.v])
+        Ok([key, codec.v].map(|codec| Codec { norm_correction: self.norm_correction, ..codec }))
     }
 
     /// Bytes that one position takes in this layer, norms included.

@@ -32,6 +32,20 @@
 //! decodes a row once for a whole tile of queries; long contexts are split and merged by
 //! `flash_attn_vec_reduce` either way.
 //!
+//! # Dense K
+//!
+//! A format with K in f16 or f32 is refused. [`flash_attn_tile`](crate::kernels::flash_attn_tile)
+//! attends over such a K beside a packed V, but nothing here can store one: `append` records into a
+//! compute pass, where buffers cannot be copied, and no kernel puts rows as they are into the slots
+//! of a ring. One-token steps would attend by the tile kernel as well, since `flash_attn_vec_tq`
+//! reads codes only, and snapshots have no such K.
+//!
+//! An engine can have it without this cache. It writes its K rows, after RoPE, into
+//! `[page][kv_head][slot][coord]` itself, in f16 or f32; a ring is one page with slot
+//! `position % page_size`. V goes through `quantize_kv`. Then `flash_attn_tile`, with
+//! [`KeyFormat::F16`](crate::codec::KeyFormat::F16) or `F32` as its `k`, takes q as it is, not
+//! rotated; its output is in the basis of V and still needs `fwht` inverse.
+//!
 //! # Lengths
 //!
 //! All layers have seen the same tokens. Position p lies at slot `p % capacity`; a ring keeps the

@@ -1,7 +1,7 @@
 //! Snapshots as bytes: a versioned header, then the rows. No GPU types.
 //!
 //! All little-endian. The header is [`MAGIC`], then u32 words: [`VERSION`], the number of layers,
-//! the number of tokens, and twelve words a layer in the order of [`LayerHeader`]'s fields. The
+//! the number of tokens, and thirteen words a layer in the order of [`LayerHeader`]'s fields. The
 //! rows follow, layer by layer: K codes `[kv_head][position][row]`, K norms
 //! `[kv_head][position][block]` f32, then V's, positions oldest first.
 
@@ -10,11 +10,11 @@ use crate::error::{Error, Result};
 
 /// What every snapshot starts with.
 pub const MAGIC: [u8; 8] = *b"wgtq kv\n";
-/// Version of the layout.
-pub const VERSION: u32 = 1;
+/// Version of the layout. Version 1 did not say whether norms are corrected and is refused.
+pub const VERSION: u32 = 2;
 
 const FIXED_BYTES: usize = MAGIC.len() + 3 * 4;
-const LAYER_WORDS: usize = 12;
+const LAYER_WORDS: usize = 13;
 
 fn refused(field: impl Into<String>, need: impl ToString, found: impl std::fmt::Display) -> Error {
     Error::Snapshot { field: field.into(), need: need.to_string(), found: found.to_string() }
@@ -33,6 +33,9 @@ pub struct LayerHeader {
     pub v_bits: Bits,
     /// 0 plain, 1 SRHT.
     pub rotation: Rotation,
+    /// Whether norms were corrected. Rows read the same either way; those that follow should be
+    /// written alike.
+    pub norm_correction: bool,
     /// Scale between block norm and codebook at head_dim 512, as the bits of an f32.
     pub scale_factor_d512: f32,
     /// Slots a KV head in the cache that was saved.
@@ -83,6 +86,7 @@ impl LayerHeader {
             self.k_bits.get(),
             self.v_bits.get(),
             u32::from(self.rotation == Rotation::Srht),
+            self.norm_correction.into(),
             self.scale_factor_d512.to_bits(),
             self.capacity,
             self.ring.into(),
@@ -100,6 +104,7 @@ impl LayerHeader {
             k,
             v,
             rotation,
+            corrected,
             scale,
             capacity,
             ring,
@@ -123,6 +128,7 @@ impl LayerHeader {
             k_bits: Bits::new(k).map_err(of)?,
             v_bits: Bits::new(v).map_err(of)?,
             rotation: if flag("rotation", rotation)? { Rotation::Srht } else { Rotation::Plain },
+            norm_correction: flag("norm_correction", corrected)?,
             scale_factor_d512: f32::from_bits(scale),
             capacity,
             ring: flag("ring", ring)?,
@@ -153,6 +159,7 @@ impl LayerHeader {
             "K bits",
             "V bits",
             "rotation",
+            "norm_correction",
             "scale_factor_d512",
             "capacity",
             "ring",
@@ -285,6 +292,7 @@ mod tests {
             k_bits: Bits::B8,
             v_bits: Bits::B4,
             rotation: Rotation::Srht,
+            norm_correction: true,
             scale_factor_d512: 1.0,
             capacity: 8,
             ring: true,
@@ -334,17 +342,19 @@ mod tests {
             (damaged(&|b| b[0] = b'W'), r"magic: need wgtq kv\n, found Wgtq kv\n"),
             (damaged(&|b| b.truncate(3)), r"magic: need wgtq kv\n, found wgt"),
             (damaged(&|b| b.clear()), r"magic: need wgtq kv\n, found "),
-            (word(8, 2), "version: need 1, found 2"),
+            (word(8, 1), "version: need 2, found 1"),
+            (word(8, 3), "version: need 2, found 3"),
             (damaged(&|b| b.truncate(10)), "length: need 12 bytes, found 10 bytes"),
-            (damaged(&|b| b.truncate(90)), "length: need 116 bytes, found 90 bytes"),
+            (damaged(&|b| b.truncate(90)), "length: need 124 bytes, found 90 bytes"),
             (layer(1, 96), "layer 0, head_dim: need 64, 128, 256 or 512, found 96"),
             (layer(2, 7), "layer 0, bits: need 2, 3, 4, 5, 6 or 8, found 7"),
             (layer(4, 2), "layer 0, rotation: need 0 or 1, found 2"),
-            (layer(7, 9), "layer 0, ring: need 0 or 1, found 9"),
-            (layer(6, 0), "layer 0, kv_capacity: need 1 to 2147483648, found 0"),
-            (layer(11, 4), "layer 0, ring_start: need 3, found 4"),
-            (layer(7, 0), "layer 0, oldest: need 0 in a linear layer, found 3"),
-            (layer(10, 5), "layer 0, stored: need positions up to token 9, found 5 from 3"),
+            (layer(5, 2), "layer 0, norm_correction: need 0 or 1, found 2"),
+            (layer(8, 9), "layer 0, ring: need 0 or 1, found 9"),
+            (layer(7, 0), "layer 0, kv_capacity: need 1 to 2147483648, found 0"),
+            (layer(12, 4), "layer 0, ring_start: need 3, found 4"),
+            (layer(8, 0), "layer 0, oldest: need 0 in a linear layer, found 3"),
+            (layer(11, 5), "layer 0, stored: need positions up to token 9, found 5 from 3"),
         ] {
             assert_eq!(message, format!("snapshot: {want}"));
         }
@@ -370,6 +380,10 @@ mod tests {
             (
                 LayerHeader { rotation: Rotation::Plain, ..saved },
                 "layer 3, rotation: need 0, found 1",
+            ),
+            (
+                LayerHeader { norm_correction: false, ..saved },
+                "layer 3, norm_correction: need 0, found 1",
             ),
             (LayerHeader { num_kv_heads: 1, ..saved }, "layer 3, num_kv_heads: need 1, found 2"),
             (LayerHeader { ring: false, ..saved }, "layer 3, ring: need 0, found 1"),

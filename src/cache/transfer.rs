@@ -73,8 +73,8 @@ impl KvCache {
     }
 
     /// Replaces the contents by those of `snapshot`, through `queue`: the rows land before what is
-    /// submitted next. Layers must be equal in heads, head dim, formats, rotation, window and
-    /// storage; the capacity may be another one.
+    /// submitted next. Layers must be equal in heads, head dim, formats, rotation, norm correction,
+    /// window and storage; the capacity may be another one.
     ///
     /// Fails, with nothing changed, where the snapshot does not fit, and while a step is open or
     /// unsubmitted.
@@ -128,6 +128,7 @@ impl KvCache {
                 k_bits: k.bits,
                 v_bits: v.bits,
                 rotation: kind.config.rotation,
+                norm_correction: kind.config.norm_correction,
                 scale_factor_d512: v.scale_factor_d512,
                 capacity: slots.capacity(),
                 ring: kind.config.storage == Storage::Ring,

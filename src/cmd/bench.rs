@@ -51,6 +51,9 @@ pub struct Args {
     /// Legs: wgsl, wgsl-trusted, wgsl-spirv, msl; by default the WGSL ones, and msl on Metal
     #[arg(long, value_delimiter = ',')]
     leg: Vec<LegName>,
+    /// Numbers of splits to try, in place of the kernel's own choice
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=256))]
+    splits: Vec<u32>,
     /// Read one cache again and again, so that small ones stay in the device's cache
     #[arg(long)]
     hot: bool,
@@ -83,7 +86,7 @@ impl Args {
         let gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
         super::note(&format!("on {}", gpu.report.line()));
         let plan = self.plan(&gpu);
-        let bar = super::bar(plan.points() as u64);
+        let bar = super::bar(plan.count() as u64);
         let Measured { environment, points, rows } = run(&gpu, &plan, |point| {
             bar.set_message(point.to_owned());
             bar.inc(1);
@@ -138,6 +141,7 @@ impl Args {
             tokens,
             formats: self.format.clone(),
             legs,
+            splits: self.splits.clone(),
             hot: self.hot,
             warm_up_ms: if self.quick { 20.0 } else { 100.0 },
             wake_up_ms: if self.quick { 100.0 } else { 1000.0 },
@@ -169,10 +173,11 @@ impl Args {
 fn show(report: &Report) {
     let environment = &report.environment;
     super::print(&format!(
-        "{}\ncopy {:.0} GB/s read plus written, read {:.0} GB/s; {} caches",
+        "{}\ncopy {:.0} GB/s read plus written, read {:.0} GB/s, an empty dispatch {:.1} us; {} caches",
         environment.adapter.line(),
         environment.copy_gb_s,
         environment.read_gb_s,
+        environment.dispatch_us,
         if report.hot { "hot" } else { "cold" }
     ));
     if !report.points.is_empty() {
@@ -193,6 +198,7 @@ fn show_attention(report: &Report) {
         "splits",
         "us",
         "p10..p90",
+        "attn+merge",
         "GB/s",
         "% copy",
         "x f16",
@@ -204,9 +210,9 @@ fn show_attention(report: &Report) {
     }
     super::print(&table.to_string());
     super::print(
-        "us: median of a call, merge included; x f16: time of dense f16 on the same leg over this \
-         one;\n/ MSL, / trusted: this time over that leg's. The last KV head was verified at every \
-         point.",
+        "us: median of a call, merge included; attn+merge: each dispatch alone; x f16: time of dense \
+         f16\non the same leg over this one; / MSL, / trusted: this time over that leg's. The last KV \
+         head was\nverified at every point.",
     );
 }
 
@@ -226,6 +232,10 @@ fn cells(point: &PointReport, msl: bool) -> Vec<String> {
     cells.extend([
         format!("{:.1}", timing.us),
         format!("{:.0}..{:.0}", timing.us_p10, timing.us_p90),
+        match timing.merge_us {
+            Some(merge) => format!("{:.1}+{merge:.1}", timing.attention_us),
+            None => "-".to_owned(),
+        },
         format!("{:.0}", timing.gb_s),
         timing.of_copy.map_or("-".to_owned(), |x| format!("{:.0}", 100.0 * x)),
         ratio(timing.f16_ratio),

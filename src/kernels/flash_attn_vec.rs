@@ -2,7 +2,7 @@
 
 use bytemuck::bytes_of;
 
-use super::row_groups::{RowGroups, Shape};
+use super::row_groups::{RowGroups, Shape, WAITING};
 use super::{head_dim_constants, kernel};
 use crate::codec::HeadDim;
 use crate::contract::Scalar::{F32, U32};
@@ -105,6 +105,10 @@ impl Problem {
             head_dim: self.head_dim,
             num_heads: self.num_heads,
             num_kv_heads: self.num_kv_heads,
+            coord_bits: match self.kv_type {
+                KvType::F32 => 32,
+                KvType::F16 => 16,
+            },
         }
     }
 
@@ -135,7 +139,7 @@ impl Problem {
 
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
-        Ok(RowGroups::choose(self.shape(), caps, language)?.splits(self.shape(), visible))
+        Ok(RowGroups::choose(self.shape(), caps, language)?.splits(self.shape(), visible, WAITING))
     }
 
     /// One dispatch.

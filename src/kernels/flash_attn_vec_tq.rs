@@ -2,7 +2,7 @@
 
 use bytemuck::bytes_of;
 
-use super::row_groups::{RowGroups, Shape};
+use super::row_groups::{READING_AHEAD, RowGroups, Shape};
 use super::{codebook_constants, head_dim_constants, kernel};
 use crate::codec::{Bits, Codec, row};
 use crate::contract::Scalar::{F32, U32};
@@ -87,6 +87,7 @@ impl Problem {
             head_dim: self.codec.head_dim,
             num_heads: self.num_heads,
             num_kv_heads: self.num_kv_heads,
+            coord_bits: self.k_bits.get() + self.codec.bits.get(),
         }
     }
 
@@ -118,10 +119,19 @@ impl Problem {
         constants.extend(groups.constants(self.shape()));
         let mut pieces = vec!["codebook", "scores", "attention", groups.exchange(language)];
         if language == Language::Wgsl {
-            let lane_bits = |bits: Bits| self.codec.head_dim.get() / groups.lanes * bits.get();
-            let whole = |bits| lane_bits(bits).is_multiple_of(128);
-            pieces.push(if whole(self.k_bits) { "k_vectors" } else { "k_words" });
-            pieces.push(if whole(self.codec.bits) { "v_vectors" } else { "v_words" });
+            let pick = |bits: Bits, [words, pairs, vectors]: [&'static str; 3]| match self
+                .codec
+                .head_dim
+                .get()
+                / groups.lanes
+                * bits.get()
+            {
+                lane_bits if lane_bits.is_multiple_of(128) => vectors,
+                lane_bits if lane_bits.is_multiple_of(64) => pairs,
+                _ => words,
+            };
+            pieces.push(pick(self.k_bits, ["k_words", "k_pairs", "k_vectors"]));
+            pieces.push(pick(self.codec.bits, ["v_words", "v_pairs", "v_vectors"]));
         }
         let plan = Plan {
             contract: &CONTRACT,
@@ -144,7 +154,11 @@ impl Problem {
 
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
-        Ok(RowGroups::choose(self.shape(), caps, language)?.splits(self.shape(), visible))
+        Ok(RowGroups::choose(self.shape(), caps, language)?.splits(
+            self.shape(),
+            visible,
+            READING_AHEAD,
+        ))
     }
 
     /// One dispatch.

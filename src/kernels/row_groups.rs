@@ -12,6 +12,8 @@ pub(super) struct Shape {
     pub head_dim: HeadDim,
     pub num_heads: u32,
     pub num_kv_heads: u32,
+    /// Bits of a coordinate that a lane has in flight: of K and V together where both are read ahead.
+    pub coord_bits: u32,
 }
 
 /// The choice.
@@ -38,24 +40,28 @@ const MAX_GROUP: u32 = 4;
 /// Most coordinates x query heads of a lane where subgroups are wide: it holds q and an
 /// accumulator of each in registers, and more leave too few threads to hide the memory's latency.
 const LANE_FLOATS: u32 = 64;
-/// Coordinates of K, and of V, that a lane has in flight.
-const LANE_COORDS: u32 = 64;
+/// Bits of K and V that a lane has in flight, twice: in use and read ahead.
+const LANE_BITS: u32 = 1024;
 /// Scores of a row group in one tile.
-const MAX_SCORES: u32 = 32;
+const MAX_SCORES: u32 = 16;
 /// Threads of a workgroup, before memory asks for fewer.
 const THREADS: u32 = 128;
 /// Merge memory that a workgroup may take, of the 16 KiB that WebGPU guarantees: codebooks and the
 /// exchange of the variant without subgroups need the rest.
 const MERGE_BYTES: u32 = 8 << 10;
 
-/// Workgroups that keep a large device busy: four of 128 threads on each of 132 multiprocessors.
-const WORKGROUPS: u32 = 528;
+/// Workgroups that keep a large device busy where each reads ahead: two of 128 threads on each of
+/// 132 multiprocessors. What it costs to start one and to merge its part is not free.
+pub(super) const READING_AHEAD: u32 = 264;
+/// The same where none reads ahead, and others have to fill the wait.
+pub(super) const WAITING: u32 = 528;
+/// Fewest positions of a split: under them the merge costs more than the split gains.
+const SPLIT_POSITIONS: u32 = 64;
 
-/// Lanes that share a row: at most sixteen coordinates each where subgroups are wide enough, and
-/// at least eight.
+/// Lanes that share a row: sixteen coordinates each where subgroups are wide enough, eight where a
+/// row is short.
 fn lanes(head_dim: u32, subgroup: Option<u32>) -> u32 {
-    let wanted = if head_dim > 256 { 32 } else { 16 };
-    let widest = subgroup.unwrap_or(8).min(wanted).min(head_dim / 8);
+    let widest = subgroup.unwrap_or(8).min((head_dim / 16).max(8));
     1 << widest.max(2).ilog2()
 }
 
@@ -75,7 +81,8 @@ impl RowGroups {
         let groups_per_kv = gqa.div_ceil(held);
         let group = gqa.div_ceil(groups_per_kv);
         let rows = if subgroup.is_some() {
-            (LANE_COORDS / coords).min(MAX_SCORES / group.next_power_of_two()).clamp(1, 8)
+            let rows = (LANE_BITS / (coords * shape.coord_bits)).clamp(1, 8);
+            (1 << rows.ilog2()).min(MAX_SCORES / group.next_power_of_two())
         } else {
             1
         };
@@ -121,8 +128,10 @@ impl RowGroups {
         4 * (self.merge_floats(shape) + sums + exchange)
     }
 
+    /// Accumulators; and the maximum, factor and sum of each query head.
     fn merge_floats(&self, shape: Shape) -> u32 {
-        self.threads / self.lanes * self.merge_heads * (shape.head_dim.get() + 1)
+        let each = self.merge_heads * shape.head_dim.get() + 3 * self.group.next_power_of_two();
+        self.threads / self.lanes * each
     }
 
     /// Shared piece that adds up the lanes in the dense kernel; MSL has it in `attention.h`.
@@ -143,12 +152,12 @@ impl RowGroups {
         }
     }
 
-    /// Splits for `visible` positions: enough workgroups to fill a device, each with at least two
-    /// tiles of its row groups, since every split costs the merge time.
-    pub fn splits(&self, shape: Shape, visible: u32) -> u32 {
-        let fill = WORKGROUPS / shape.num_kv_heads.saturating_mul(self.groups_per_kv);
-        let two_tiles = 2 * self.threads / self.lanes * self.rows;
-        visible.div_ceil(two_tiles).clamp(1, fill.clamp(1, MAX_SPLITS))
+    /// Splits for `visible` positions: so many workgroups if each has enough positions and a whole
+    /// tile of its row groups, since a part of one takes the time of a whole.
+    pub fn splits(&self, shape: Shape, visible: u32, workgroups: u32) -> u32 {
+        let fill = workgroups / shape.num_kv_heads.saturating_mul(self.groups_per_kv);
+        let fewest = SPLIT_POSITIONS.max(self.threads / self.lanes * self.rows);
+        visible.div_ceil(fewest).clamp(1, fill.clamp(1, MAX_SPLITS))
     }
 
     pub fn grid(
@@ -184,7 +193,8 @@ mod tests {
     use super::*;
 
     fn choose(d: u32, g: u32, subgroup: Option<u32>) -> RowGroups {
-        let shape = Shape { head_dim: HeadDim::new(d).unwrap(), num_heads: g * 2, num_kv_heads: 2 };
+        let head_dim = HeadDim::new(d).unwrap();
+        let shape = Shape { head_dim, num_heads: g * 2, num_kv_heads: 2, coord_bits: 8 };
         RowGroups::choose(shape, &Caps { subgroup_size: subgroup, ..Caps::WEBGPU }, Language::Wgsl)
             .unwrap()
     }
@@ -213,21 +223,33 @@ mod tests {
             let c = choose(d, g, Some(32));
             (c.lanes, c.rows, c.group, c.groups_per_kv)
         };
-        assert_eq!(chosen(256, 2), (16, 4, 2, 1));
-        assert_eq!(chosen(128, 4), (16, 8, 4, 1));
+        assert_eq!(chosen(256, 2), (16, 8, 2, 1));
+        assert_eq!(chosen(128, 4), (8, 4, 4, 1));
         assert_eq!(chosen(512, 8), (32, 4, 4, 2));
-        assert_eq!(chosen(128, 13), (16, 8, 4, 4));
+        assert_eq!(chosen(128, 13), (8, 4, 4, 4));
     }
 
     #[test]
-    fn splits_fill_the_device_and_none_is_shorter_than_two_tiles() {
-        let shape = Shape { head_dim: HeadDim::new(256).unwrap(), num_heads: 16, num_kv_heads: 8 };
+    fn wide_codes_leave_fewer_rows_in_flight() {
+        let rows = |coord_bits| {
+            let head_dim = HeadDim::new(256).unwrap();
+            let shape = Shape { head_dim, num_heads: 16, num_kv_heads: 8, coord_bits };
+            let caps = Caps { subgroup_size: Some(32), ..Caps::WEBGPU };
+            RowGroups::choose(shape, &caps, Language::Wgsl).unwrap().rows
+        };
+        assert_eq!([4, 8, 12, 16, 32, 64].map(rows), [8, 8, 4, 4, 2, 1]);
+    }
+
+    #[test]
+    fn splits_fill_the_device_and_none_is_shorter_than_a_tile() {
+        let head_dim = HeadDim::new(256).unwrap();
+        let shape = Shape { head_dim, num_heads: 16, num_kv_heads: 8, coord_bits: 8 };
         let caps = Caps { subgroup_size: Some(32), ..Caps::WEBGPU };
         let c = RowGroups::choose(shape, &caps, Language::Wgsl).unwrap();
-        let splits = [0, 1, 33, 1024, 131_072].map(|n| c.splits(shape, n));
-        assert_eq!(splits, [1, 1, 1, 16, 66], "{c:?}");
+        let splits = [0, 1, 33, 1024, 131_072].map(|n| c.splits(shape, n, READING_AHEAD));
+        assert_eq!(splits, [1, 1, 1, 16, 33], "{c:?}");
         let many = Shape { num_heads: 4096, num_kv_heads: 4096, ..shape };
-        assert_eq!(c.splits(many, 131_072), 1);
+        assert_eq!(c.splits(many, 131_072, READING_AHEAD), 1);
     }
 
     #[test]
@@ -235,7 +257,7 @@ mod tests {
         for d in HeadDim::ALL {
             for g in 1..=32 {
                 for width in [None, Some(4), Some(8), Some(32)] {
-                    let shape = Shape { head_dim: d, num_heads: g, num_kv_heads: 1 };
+                    let shape = Shape { head_dim: d, num_heads: g, num_kv_heads: 1, coord_bits: 4 };
                     let caps = Caps { subgroup_size: width, ..Caps::WEBGPU };
                     let c = RowGroups::choose(shape, &caps, Language::Wgsl).unwrap();
                     let codebooks = 4 * 2 * 256;

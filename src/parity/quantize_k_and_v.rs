@@ -40,7 +40,9 @@ pub fn cases() -> Vec<Case> {
         cases.push(case(head_dim, Rotation::Srht, [Bits::B3, Bits::B8]));
     }
     let [_, d128, _, d512] = HeadDim::ALL;
-    for widths in [[Bits::B4, Bits::B4], [Bits::B8, Bits::B8], [Bits::B5, Bits::B2]] {
+    for widths in
+        [[Bits::B4, Bits::B4], [Bits::B8, Bits::B8], [Bits::B5, Bits::B2], [Bits::B4, Bits::B8]]
+    {
         cases.push(case(d128, Rotation::Srht, widths));
     }
     let of = |base: Case, v: quantize_kv::Case| Case { v, ..base };

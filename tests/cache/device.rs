@@ -7,10 +7,12 @@ use wgtq::gpu::device::{Backend, Gpu, Selection};
 use wgtq::metrics::compare;
 use wgtq::oracle::fwht::rotate_rows;
 use wgtq::parity::ATTENTION_NRMSE;
+use wgtq::parity::quantize_kv::CORRECTED_NORM_ULPS;
 
 use crate::rig::{Rig, engine, gpu, layer, ring, text, without_gpu};
 
-/// Boundary layers with more bits, two that are equal, a window without a ring, and a ring.
+/// Boundary layers with more bits, two that are equal, a window without a ring, and a ring with
+/// corrected norms.
 fn mixed() -> Config {
     let wide = LayerConfig {
         num_heads: 4,
@@ -25,7 +27,7 @@ fn mixed() -> Config {
         layer("k8v8", 64),
         layer("k4v4", 64),
         wide,
-        ring("k8v4", 17, 10),
+        LayerConfig { norm_correction: true, ..ring("k8v4", 17, 10) },
         plain,
         layer("k4v4", 64),
     ];
@@ -67,6 +69,32 @@ fn every_step_equals_the_oracle_at_every_layers_bits_and_past_the_wrap() {
     nudged[3][70] *= 1.001;
     let nudged = rig.judge_outputs(&seen(0), &nudged).unwrap_err();
     assert!(nudged.starts_with("layer 3, token 0: "), "{nudged}");
+}
+
+/// Where a layer asks for it: the same rows without it are another length. A decoded row is as far
+/// from its length as the stored norm from the exact one.
+#[test]
+fn corrected_norms_give_decoded_rows_the_length_that_they_had() {
+    if without_gpu() {
+        return;
+    }
+    let corrected = |layer| LayerConfig { norm_correction: true, ..layer };
+    let wide = LayerConfig { head_dim: HeadDim::ALL[3], ..layer("k2v6", 9) };
+    let narrow = layer("k4v3", 9);
+    let config = Config::new(vec![corrected(narrow), narrow, wide, corrected(wide)], 4);
+    let text = text(&config, 11, 0..5);
+    let mut rig = Rig::new(&config);
+    rig.step(&text[..4]);
+    let outputs = rig.step(&text[4..]);
+    rig.judge(&text, &outputs).unwrap();
+    let errors = rig.length_errors(&text);
+    let exact = f64::from(CORRECTED_NORM_ULPS) * f64::from(f32::EPSILON);
+    for layer in [0, 3] {
+        assert!(errors[layer].iter().all(|e| *e <= exact), "{errors:?}");
+    }
+    for layer in [1, 2] {
+        assert!(errors[layer].iter().all(|e| *e > 1e-4), "{errors:?}");
+    }
 }
 
 /// By two kernels, each within its bound of the oracle.

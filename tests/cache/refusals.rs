@@ -258,6 +258,9 @@ fn a_snapshot_of_another_cache_is_refused_and_nothing_changes() {
     assert_eq!(refused(own[..1].to_vec()), "snapshot: layers: need 1, found 2");
     let bits = refused(vec![layer("k6v4", 10), own[1]]);
     assert_eq!(bits, "snapshot: layer 0, K bits: need 6, found 8");
+    let norms = LayerConfig { norm_correction: true, ..own[0] };
+    let norms = refused(vec![norms, own[1]]);
+    assert_eq!(norms, "snapshot: layer 0, norm_correction: need 1, found 0");
     let window = refused(vec![own[0], ring("k4v4", 12, 6)]);
     assert_eq!(window, "snapshot: layer 1, sliding_window: need 6, found 5");
     let room = refused(vec![layer("k8v4", 2), own[1]]);

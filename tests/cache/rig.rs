@@ -3,7 +3,7 @@
 
 use wgtq::cache::snapshot::{LayerHeader, LayerRows};
 use wgtq::cache::{Config, Io, KvCache, LayerConfig, LayerIo, Output, Snapshot, Storage};
-use wgtq::codec::{HeadDim, Rotation};
+use wgtq::codec::{Codec, HeadDim, Rotation};
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::oracle::dequantize_kv::PackedRows;
 use wgtq::oracle::flash_attn_vec_tq::dequantizing_attention;
@@ -33,6 +33,7 @@ pub fn layer(format: &str, capacity: u32) -> LayerConfig {
         head_dim: HeadDim::ALL[0],
         format: format.parse().unwrap(),
         rotation: Rotation::Srht,
+        norm_correction: false,
         capacity,
         storage: Storage::Linear,
         sliding_window: 0,
@@ -166,6 +167,19 @@ impl Rig {
         self.judge_outputs(text, outputs)
     }
 
+    /// How far the decoded K and V of each layer, which have seen `text`, are at most from the length
+    /// that they had, as a part of it.
+    pub fn length_errors(&self, text: &[Token]) -> Vec<[f64; 2]> {
+        let bytes = self.snapshot();
+        let snapshot = Snapshot::parse(&bytes).unwrap();
+        let layers = snapshot.header.layers.iter().zip(snapshot.layers()).enumerate();
+        let of_layer = |(index, (header, rows)): (usize, (&LayerHeader, LayerRows<'_>))| {
+            let [k, v] = sides(header, rows);
+            [(1, k), (2, v)].map(|(part, side)| side.length_error(text, index, part))
+        };
+        layers.map(of_layer).collect()
+    }
+
     pub fn judge_rows(&self, text: &[Token]) -> Result<(), String> {
         let bytes = self.snapshot();
         let snapshot = Snapshot::parse(&bytes).unwrap();
@@ -211,7 +225,7 @@ impl Rig {
 /// The codes and norms of K or V, positions oldest first.
 #[derive(Clone)]
 pub struct Side {
-    codec: wgtq::codec::Codec,
+    codec: Codec,
     stored: u32,
     codes: Vec<u8>,
     norms: Vec<f32>,
@@ -224,9 +238,27 @@ impl Side {
     }
 }
 
+impl Side {
+    fn length_error(&self, text: &[Token], layer: usize, part: usize) -> f64 {
+        let d = self.codec.head_dim.as_usize();
+        let length = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let mut most = 0.0f64;
+        for (slot, token) in text.iter().enumerate() {
+            for (head, row) in token[layer][part].chunks_exact(d).enumerate() {
+                let row: Vec<f64> = row.iter().map(|&x| x.into()).collect();
+                let mut decoded = vec![0.0; d];
+                self.packed().decode(head as u32, slot as u32, &mut decoded);
+                most = most.max((length(&decoded) / length(&row) - 1.0).abs());
+            }
+        }
+        most
+    }
+}
+
 fn sides(header: &LayerHeader, rows: LayerRows<'_>) -> [Side; 2] {
+    let norm_correction = header.norm_correction;
     let side = |bits, codes: &[u8], norms: &[u8]| Side {
-        codec: wgtq::codec::Codec::new(header.head_dim, bits, header.rotation),
+        codec: Codec { norm_correction, ..Codec::new(header.head_dim, bits, header.rotation) },
         stored: header.stored,
         codes: codes.to_vec(),
         norms: bytemuck::pod_collect_to_vec(norms),

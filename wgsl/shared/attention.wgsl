@@ -8,10 +8,16 @@ const COORDS = HEAD_DIM / LANES;
 const VECS = COORDS / 4u;
 const ROW_GROUPS = WORKGROUP_SIZE / LANES;
 
-// What row groups hand to the merge, MERGE_HEADS query heads at a time; sums of all heads.
-var<workgroup> merge_acc: array<vec4<f32>, ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u>;
-var<workgroup> merge_max: array<f32, ROW_GROUPS * MERGE_HEADS>;
+// What row groups hand to the merge: maxima and sums of all query heads, accumulators of
+// MERGE_HEADS at a time.
+var<workgroup> merge_max: array<f32, ROW_GROUPS * GROUP_PAD>;
 var<workgroup> merge_sum: array<f32, ROW_GROUPS * SUM_ROWS * GROUP_PAD>;
+var<workgroup> merge_acc: array<vec4<f32>, ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u>;
+
+// What the merge makes of it: factors that bring row groups to the common maximum, and their sums
+// with it.
+var<workgroup> merge_factor: array<f32, ROW_GROUPS * GROUP_PAD>;
+var<workgroup> merge_part: array<f32, ROW_GROUPS * GROUP_PAD>;
 
 // What sums start from: 0, or NaN in a lane that could not add up its row group, so that the
 // output is seen to be wrong and never only looks right.
@@ -19,26 +25,45 @@ fn sum_start(fits: bool) -> f32 {
     return bitcast<f32>(select(0x7fc00000u, 0u, fits));
 }
 
-// One coordinate of a query head over all row groups, each brought to the common maximum.
-struct Merged {
-    acc: f32,
-    sum: f32,
-    top: f32,
+// Maximum of query head h over the row groups.
+fn merged_max(h: u32) -> f32 {
+    var top = NO_SCORE;
+    for (var g = 0u; g < ROW_GROUPS; g++) { // unroll
+        top = max(top, merge_max[g * GROUP_PAD + h]);
+    }
+    return top;
 }
 
-// Coordinate c of query head `batch + h`, after the merge arrays are complete.
-fn merged_at(batch: u32, h: u32, c: u32) -> Merged {
-    var merged = Merged(0.0, 0.0, NO_SCORE);
-    for (var g = 0u; g < ROW_GROUPS; g++) {
-        merged.top = max(merged.top, merge_max[g * MERGE_HEADS + h]);
-    }
-    for (var g = 0u; g < ROW_GROUPS; g++) {
-        let at = g * MERGE_HEADS + h;
-        let factor = exp(merge_max[at] - merged.top);
-        merged.acc += factor * merge_acc[(at * HEAD_DIM + c) / 4u][c % 4u];
-        for (var r = 0u; r < SUM_ROWS; r++) {
-            merged.sum += factor * merge_sum[(g * SUM_ROWS + r) * GROUP_PAD + batch + h];
+// Factors and sums, after maxima and sums are complete.
+fn merge_weigh(tid: u32) {
+    for (var x = tid; x < ROW_GROUPS * GROUP; x += WORKGROUP_SIZE) {
+        let g = x / GROUP;
+        let h = x % GROUP;
+        var sum = 0.0;
+        for (var r = 0u; r < SUM_ROWS; r++) { // unroll
+            sum += merge_sum[(g * SUM_ROWS + r) * GROUP_PAD + h];
         }
+        let factor = exp(merge_max[g * GROUP_PAD + h] - merged_max(h));
+        merge_factor[g * GROUP_PAD + h] = factor;
+        merge_part[g * GROUP_PAD + h] = factor * sum;
     }
-    return merged;
+}
+
+// Sum of query head h over the row groups, after merge_weigh.
+fn merged_sum(h: u32) -> f32 {
+    var sum = 0.0;
+    for (var g = 0u; g < ROW_GROUPS; g++) { // unroll
+        sum += merge_part[g * GROUP_PAD + h];
+    }
+    return sum;
+}
+
+// Vector f of the accumulator of query head h, the `nth` of its batch, over the row groups.
+fn merged_acc(h: u32, nth: u32, f: u32) -> vec4<f32> {
+    var acc = vec4(0.0);
+    for (var g = 0u; g < ROW_GROUPS; g++) { // unroll
+        let factor = merge_factor[g * GROUP_PAD + h];
+        acc += factor * merge_acc[(g * MERGE_HEADS + nth) * (HEAD_DIM / 4u) + f];
+    }
+    return acc;
 }

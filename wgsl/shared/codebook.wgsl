@@ -19,8 +19,16 @@ fn second_word(bit: u32, bits: u32) -> u32 {
     return select(0u, 1u, bit % 32u + 8u * bits > 32u);
 }
 
-// Four codes of two words, from bit `at` of the first; what follows them is not cleared.
-fn four_codes(words: vec2<u32>, at: u32) -> u32 {
+// Four codes of `bits` bits from bit `at` of two words; what follows them is not cleared.
+fn four_codes(words: vec2<u32>, at: u32, bits: u32) -> u32 {
+    if (32u % (4u * bits) == 0u) { // never in both words
+        return select(words.x, words.y, at >= 32u) >> (at % 32u);
+    }
+    return funnel(words, at);
+}
+
+// 32 bits from bit `at` of two words.
+fn funnel(words: vec2<u32>, at: u32) -> u32 {
     let shift = at % 32u;
     let low = (words.x >> shift) | ((words.y << (31u - shift)) << 1u);
     return select(low, words.y >> shift, at >= 32u);

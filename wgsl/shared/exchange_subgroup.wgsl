@@ -9,7 +9,6 @@ const EXCHANGE_BARRIER = false; // what was put is there at once
 
 struct Invocation {
     @builtin(local_invocation_index) tid: u32,
-    @builtin(workgroup_id) workgroup: vec3<u32>,
     @builtin(subgroup_invocation_id) subgroup_lane: u32,
 }
 

@@ -9,7 +9,6 @@ const EXCHANGE_BARRIER = true; // between a put and what reads it
 
 struct Invocation {
     @builtin(local_invocation_index) tid: u32,
-    @builtin(workgroup_id) workgroup: vec3<u32>,
 }
 
 var<workgroup> exchanged_scores: array<f32, SCORES * WORKGROUP_SIZE>;

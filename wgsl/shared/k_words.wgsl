@@ -10,7 +10,7 @@ fn k_words(row: u32, lane: u32) -> KWords {
     for (var i = 0u; i < K_WORDS; i++) { // unroll
         words[i] = k_packed[first + i];
         if (K_LANE_BITS % 32u != 0u) {
-            words[i] = four_codes(vec2(words[i], k_packed[min(first + i + 1u, last)]), bit % 32u);
+            words[i] = funnel(vec2(words[i], k_packed[min(first + i + 1u, last)]), bit % 32u);
         }
     }
     return words;

@@ -10,7 +10,7 @@ fn v_words(row: u32, lane: u32) -> VWords {
     for (var i = 0u; i < V_WORDS; i++) { // unroll
         words[i] = v_packed[first + i];
         if (V_LANE_BITS % 32u != 0u) {
-            words[i] = four_codes(vec2(words[i], v_packed[min(first + i + 1u, last)]), bit % 32u);
+            words[i] = funnel(vec2(words[i], v_packed[min(first + i + 1u, last)]), bit % 32u);
         }
     }
     return words;

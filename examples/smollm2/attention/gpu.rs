@@ -9,7 +9,7 @@ use wgtq::driver::DriverError;
 use wgtq::gpu::device::{self, Selection};
 use wgtq::wgpu;
 
-use super::{Attention, BitPair, Shape};
+use super::{Attention, Coding, Shape};
 use crate::error::Result;
 
 /// A packed cache on a GPU. The rest of the model is on the CPU, so that every layer is a submit
@@ -35,13 +35,20 @@ struct Buffers {
 impl Gpu {
     /// An empty cache for `capacity` tokens, in one step or many, on the adapter that `selection`
     /// allows.
-    pub fn open(shape: Shape, bits: BitPair, capacity: u32, selection: &Selection) -> Result<Self> {
+    pub fn open(
+        shape: Shape,
+        coding: Coding,
+        capacity: u32,
+        selection: &Selection,
+    ) -> Result<Self> {
+        let Coding { bits, norm_correction } = coding;
         let layer = LayerConfig {
             num_heads: shape.num_heads,
             num_kv_heads: shape.num_kv_heads,
             head_dim: shape.head_dim,
             format: KvFormat { k: KeyFormat::Tq(bits.k), v: bits.v },
             rotation: Rotation::Plain,
+            norm_correction,
             capacity,
             storage: Storage::Linear,
             sliding_window: 0,
@@ -58,14 +65,29 @@ impl Gpu {
         Ok(Self { gpu, cache, layers, buffers, bytes_per_token })
     }
 
+    /// Everything stored, in its portable form.
+    #[cfg(test)]
+    pub fn snapshot(&self) -> Result<Vec<u8>> {
+        let readback = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: self.cache.snapshot_bytes()?,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        let header = self.cache.snapshot(&mut encoder, &readback)?;
+        self.gpu.queue.submit([encoder.finish()]);
+        Ok(header.encode(&self.mapped(&readback, readback.size())?)?)
+    }
+
     fn upload(&self, buffer: &wgpu::Buffer, rows: &Tensor) -> Result<()> {
         let values = rows.flatten_all()?.to_vec1::<f32>()?;
         self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&values));
         Ok(())
     }
 
-    fn read(&self, bytes: u64) -> Result<Vec<f32>> {
-        let buffer = &self.buffers.read_back;
+    /// The first bytes of a buffer, once what was submitted has filled it.
+    fn mapped(&self, buffer: &wgpu::Buffer, bytes: u64) -> Result<Vec<u8>> {
         let (send, receive) = std::sync::mpsc::channel();
         buffer.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
             let _ = send.send(result);
@@ -78,7 +100,7 @@ impl Gpu {
         receive.recv().map_err(gpu_error)?.map_err(gpu_error)?;
         let mapped = buffer.get_mapped_range(..bytes).map_err(gpu_error)?.to_vec();
         buffer.unmap();
-        Ok(bytemuck::pod_collect_to_vec(&mapped))
+        Ok(mapped)
     }
 }
 
@@ -136,7 +158,9 @@ impl Attention for Gpu {
             self.cache.end_step()?;
             self.cache.submitted()?;
         }
-        Ok(Tensor::from_vec(self.read(out_bytes)?, (tokens, heads * d), &Device::Cpu)?)
+        let out = self.mapped(&self.buffers.read_back, out_bytes)?;
+        let out: Vec<f32> = bytemuck::pod_collect_to_vec(&out);
+        Ok(Tensor::from_vec(out, (tokens, heads * d), &Device::Cpu)?)
     }
 
     fn bytes_per_token(&self) -> u64 {

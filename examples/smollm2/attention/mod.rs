@@ -4,6 +4,8 @@ mod dense;
 mod exact;
 mod gpu;
 mod oracle;
+#[cfg(test)]
+mod stored;
 
 use std::str::FromStr;
 
@@ -15,6 +17,8 @@ use crate::error::{ModelError, Result};
 pub use exact::Exact;
 pub use gpu::Gpu;
 pub use oracle::Oracle;
+#[cfg(test)]
+pub use stored::Stored;
 
 /// What a model's attention looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,15 +71,38 @@ pub struct BitPair {
     pub v: Bits,
 }
 
-impl BitPair {
-    /// The codecs of K and V; the rotation is plain.
-    pub const fn codecs(self, head_dim: HeadDim) -> [Codec; 2] {
-        [
-            Codec::new(head_dim, self.k, Rotation::Plain),
-            Codec::new(head_dim, self.v, Rotation::Plain),
-        ]
-    }
+/// How K and V are encoded; the rotation is plain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Coding {
+    /// The widths.
+    pub bits: BitPair,
+    /// Whether norms are corrected so that decoded rows keep theirs.
+    pub norm_correction: bool,
+}
 
+impl Coding {
+    /// The codecs of K and V.
+    pub fn codecs(self, head_dim: HeadDim) -> [Codec; 2] {
+        let norm_correction = self.norm_correction;
+        [self.bits.k, self.bits.v]
+            .map(|bits| Codec { norm_correction, ..Codec::new(head_dim, bits, Rotation::Plain) })
+    }
+}
+
+impl From<BitPair> for Coding {
+    fn from(bits: BitPair) -> Self {
+        Self { bits, norm_correction: false }
+    }
+}
+
+impl std::fmt::Display for Coding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let corrected = if self.norm_correction { " corrected" } else { "" };
+        write!(f, "{}{corrected}", self.bits)
+    }
+}
+
+impl BitPair {
     /// Every pair that gives K at least the bits of V, widest first.
     pub fn all() -> Vec<Self> {
         let widths: Vec<Bits> = (1..=8).rev().filter_map(|b| Bits::new(b).ok()).collect();
@@ -134,17 +161,23 @@ impl Kind {
     }
 
     /// An empty cache for up to `capacity` tokens.
-    pub fn open(self, shape: Shape, bits: BitPair, capacity: usize) -> Result<Box<dyn Attention>> {
+    pub fn open(
+        self,
+        shape: Shape,
+        coding: impl Into<Coding>,
+        capacity: usize,
+    ) -> Result<Box<dyn Attention>> {
+        let coding = coding.into();
         Ok(match self {
             Self::Exact => Box::new(Exact::new(shape)),
-            Self::Oracle => Box::new(Oracle::new(shape, bits)),
+            Self::Oracle => Box::new(Oracle::new(shape, coding)),
             Self::Gpu => {
                 let capacity = u32::try_from(capacity).map_err(|_| ModelError::Argument {
                     flag: "--tokens",
                     need: "under 2^32".to_owned(),
                     found: capacity.to_string(),
                 })?;
-                Box::new(Gpu::open(shape, bits, capacity, &Selection::default())?)
+                Box::new(Gpu::open(shape, coding, capacity, &Selection::default())?)
             }
         })
     }

@@ -8,7 +8,7 @@ use wgtq::oracle::dequantize_kv::PackedRows;
 use wgtq::oracle::quantize_kv::encode;
 
 use super::dense::{Store, attend};
-use super::{Attention, BitPair, Shape};
+use super::{Attention, Coding, Shape};
 use crate::error::Result;
 
 /// K and V encoded and decoded.
@@ -21,8 +21,8 @@ pub struct Oracle {
 
 impl Oracle {
     /// An empty cache.
-    pub fn new(shape: Shape, bits: BitPair) -> Self {
-        Self { store: Store::new(&shape), codecs: bits.codecs(shape.head_dim), shape }
+    pub fn new(shape: Shape, coding: Coding) -> Self {
+        Self { store: Store::new(&shape), codecs: coding.codecs(shape.head_dim), shape }
     }
 }
 
@@ -45,7 +45,7 @@ impl Attention for Oracle {
 }
 
 /// Bytes of one encoded row with its norms.
-fn stored_bytes(codec: &Codec) -> u64 {
+pub fn stored_bytes(codec: &Codec) -> u64 {
     row::row_bytes(codec.head_dim, codec.bits) + u64::from(codec.head_dim.norms_per_pos()) * 4
 }
 
