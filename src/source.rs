@@ -83,6 +83,7 @@ const PIECES: &[(&str, &str, &str)] = &[
     piece!("v_words", wgsl),
     piece!("v_pairs", wgsl),
     piece!("v_vectors", wgsl),
+    piece!("encode"),
     piece!("exchange", msl),
     piece!("exchange_subgroup", wgsl),
     piece!("exchange_workgroup", wgsl),

@@ -29,6 +29,8 @@ fn a_small_run_is_verified_timed_and_drawn() {
     let [json, svg] = ["b.json", "b.svg"].map(|n| folder.path().join(n));
     let output = wgtq(&[
         "bench",
+        "--kernel",
+        "attention",
         "--preset",
         "S",
         "--kv-seq-len",
@@ -59,6 +61,36 @@ fn a_small_run_is_verified_timed_and_drawn() {
 }
 
 #[test]
+fn row_kernels_are_verified_and_timed() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let json = folder.path().join("b.json");
+    let arguments = "bench --kernel rows --preset S,X --tokens 1,37 --leg wgsl,wgsl-spirv --hot";
+    let arguments: Vec<&str> =
+        arguments.split(' ').chain(["--out", json.to_str().unwrap()]).collect();
+    let output = wgtq(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    let report: Value = serde_json::from_slice(&std::fs::read(json).unwrap()).unwrap();
+    validate(&report);
+    assert_eq!(report["points"].as_array().unwrap().len(), 0);
+    let rows = report["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 2 * 2 * 2 * 4);
+    for row in rows {
+        assert_eq!(row["verified"], true, "{row}");
+        assert!(row["timing"]["gb_s"].as_f64().unwrap() > 0.0, "{row}");
+    }
+    // 37 tokens of three heads: f32 rows read, 4-bit rows and a norm each written.
+    let quantized = |r: &&Value| r["preset"] == "S" && r["tokens"] == 37 && r["bits"] == "4";
+    assert_eq!(rows.iter().find(quantized).unwrap()["bytes"], 37 * 3 * (256 + 32 + 4));
+    let both = |r: &&Value| r["preset"] == "S" && r["tokens"] == 37 && r["bits"] == "8/4";
+    assert_eq!(rows.iter().find(both).unwrap()["bytes"], 37 * 3 * (512 + 64 + 32 + 8));
+}
+
+#[test]
 fn the_kept_report_is_valid_and_every_point_was_right() {
     let text = include_str!("data/bench-h100.json");
     let report: Value = serde_json::from_str(text).unwrap();
@@ -72,6 +104,8 @@ fn bad_arguments_are_named() {
         (["--leg", "msl-host"], "need wgsl, wgsl-trusted, wgsl-spirv or msl, found msl-host"),
         (["--format", "7/4"], "need f16 or K/V bits such as 8/4, found 7/4"),
         (["--kv-seq-len", "0"], "--kv-seq-len"),
+        (["--tokens", "0"], "--tokens"),
+        (["--kernel", "merge"], "[possible values: attention, rows]"),
     ] {
         let output = wgtq(&[&["bench"], &args[..]].concat());
         let error = String::from_utf8(output.stderr).unwrap();

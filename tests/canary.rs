@@ -161,11 +161,22 @@ fn quantize_judge_takes_a_corrected_norm_by_the_codes_it_lies_beside() {
 /// One token of each kernel changed: every one of these must be seen.
 const MUTATIONS: &[(&str, &str, &str)] = &[
     ("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
-    ("fwht", "middle_first(t), 8u));", "middle_first(t), 4u));"),
-    ("quantize_kv", "c * BITS - 32u * w);", "c * BITS - 31u * w);"),
-    ("quantize_kv", "z > table[", "z < table["),
-    ("quantize_kv", "token > params.cache_capacity", "token >= params.cache_capacity"),
-    ("quantize_kv", "norm /= sqrt(", "norm *= sqrt("),
+    ("fwht", "exchange_get(local_row, middle(t))", "exchange_get(local_row, wide(t))"),
+    ("fwht", "4u + 8u] = x.hi", "4u + 4u] = x.hi"),
+    ("quantize_kv", "packed_word(local_row, w, BITS)", "packed_word(local_row, w, BITS - 1u)"),
+    ("quantize_kv", "encode_scale(norm,", "encode_scale(2.0 * norm,"),
+    ("quantize_kv", "params.num_tokens - token", "params.num_tokens - token + 1u"),
+    ("quantize_kv", "corrected_norm(norm, block_sum(first)", "corrected_norm(norm, squares[tid]"),
+    ("quantize_k_and_v", "fill_boundaries(tid, V_BASE,", "fill_boundaries(tid, 0u,"),
+    ("quantize_k_and_v", "fill_centroids(tid, V_BASE,", "fill_centroids(tid, 0u,"),
+    ("quantize_k_and_v", "workgroup.z == 0u", "workgroup.z == 1u || true"),
+    ("quantize_k_and_v", "= v[source", "= k[source"),
+    (
+        "quantize_k_and_v",
+        "put_codes(local_row, t, codes, K_BITS)",
+        "put_codes(local_row, t, codes, V_BITS)",
+    ),
+    ("quantize_k_and_v", "v_norms[at", "k_norms[at"),
     ("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
     ("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
     ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
@@ -202,6 +213,20 @@ fn tile() -> parity::flash_attn_tile::Case {
     }
 }
 
+/// A ring that wraps, some of whose tokens are overwritten.
+fn ring(codec: Codec) -> Case {
+    Case {
+        codec,
+        num_kv_heads: 1,
+        num_tokens: 7,
+        capacity: 4,
+        write_pos: 3,
+        sliding: true,
+        amplitude: 1.0,
+        seed: 2,
+    }
+}
+
 /// A case of each kernel that its mutations must fail; `true` if the case passes.
 fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
     let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Srht);
@@ -229,15 +254,10 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
             seed: 1,
         }
         .run(leg),
-        "quantize_kv" => Case {
-            codec: Codec { norm_correction: true, ..codec },
-            num_kv_heads: 1,
-            num_tokens: 7,
-            capacity: 4,
-            write_pos: 3,
-            sliding: true,
-            amplitude: 1.0,
-            seed: 2,
+        "quantize_kv" => ring(Codec { norm_correction: true, ..codec }).run(leg),
+        "quantize_k_and_v" => parity::quantize_k_and_v::Case {
+            k_bits: Bits::B8,
+            v: ring(Codec { norm_correction: true, ..codec }),
         }
         .run(leg),
         "dequantize_kv" => parity::dequantize_kv::Case {

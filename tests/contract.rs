@@ -13,7 +13,7 @@ use wgtq::contract::{Access, Caps, Contract, Language, Plan, Scalar};
 use wgtq::gpu::{Options, RawKernel};
 use wgtq::kernels::{
     self, dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq,
-    fwht, quantize_kv,
+    fwht, quantize_k_and_v, quantize_kv,
 };
 use wgtq::source::{Target, assemble};
 
@@ -34,6 +34,9 @@ fn plans(language: Language) -> Vec<Plan> {
                     for norm_correction in [false, true] {
                         let codec = Codec { norm_correction, ..codec };
                         plans.push(quantize_kv::Problem { codec }.plan(&caps, language));
+                        let k_bits = Bits::B4;
+                        let both = quantize_k_and_v::Problem { k_bits, codec };
+                        plans.push(both.plan(&caps, language));
                     }
                     plans.push(dequantize_kv::Problem { codec }.plan(&caps, language));
                     let (k_bits, num_heads, num_kv_heads) = (bits, 2, 1);
@@ -188,6 +191,7 @@ fn rust_structs_are_as_long_as_the_contracts_blocks() {
     for (stem, bytes) in [
         ("fwht", size_of::<FwhtParams>()),
         ("quantize_kv", size_of::<QuantizeKvParams>()),
+        ("quantize_k_and_v", size_of::<QuantizeKvParams>()),
         ("dequantize_kv", size_of::<DequantizeKvParams>()),
         ("flash_attn_vec_tq", size_of::<FlashAttnVecTqParams>()),
         ("flash_attn_vec", size_of::<FlashAttnVecParams>()),

@@ -291,7 +291,7 @@ fn gates_fail_on_broken_kernels() {
     let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
     let contract = |stem| *wgtq::kernels::ALL.iter().find(|c| c.stem == stem).unwrap();
     for (gate, stem, from, to) in [
-        (Gate::GateRoundTripIdentity, "quantize_kv", "z > table[", "z < table["),
+        (Gate::GateRoundTripIdentity, "quantize_kv", "encode_scale(norm,", "encode_scale(-norm,"),
         (Gate::GateRoundTripIdentity, "fwht", "* INV_SQRT_HEAD_DIM", "* 0.062"),
         (Gate::GateMultistepSelfCheck, "flash_attn_vec_tq", "params.ring_start, ", "0u, "),
     ] {
@@ -608,7 +608,8 @@ fn gates_fail_on_a_kernel_that_is_broken_at_the_measured_width_only() {
     }
     let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
     let original = wgtq::kernels::quantize_kv::CONTRACT.wgsl;
-    let wrong = original.replace("c * BITS - 32u * w);", "c * 4u - 32u * w);");
+    let wrong =
+        original.replace("packed_word(local_row, w, BITS)", "packed_word(local_row, w, 4u)");
     assert_ne!(wrong, original);
     leg.replace_source("quantize_kv", &wrong);
     let five = CodecSettings { v_bits: Bits::B5, ..CodecSettings::DEFAULT };

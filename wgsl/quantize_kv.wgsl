@@ -6,8 +6,6 @@
 // Contract: src/kernels/quantize_kv.rs. Oracle: src/oracle/quantize_kv.rs.
 
 const ROW_WORDS = HEAD_DIM * BITS / 32u;
-const BLOCK_THREADS = ROW_THREADS / NORMS_PER_POS; // threads whose coordinates share a norm
-const BLOCK_DIM = f32(HEAD_DIM / NORMS_PER_POS);   // those coordinates
 
 struct Params {
     head_dim: u32,
@@ -25,38 +23,6 @@ struct Params {
 @group(0) @binding(2) var<storage, read_write> norms: array<f32>;   // [kv_head][slot][block]
 @group(0) @binding(3) var<uniform> params: Params;
 
-var<workgroup> table: array<f32, 1u << BITS>; // boundaries; for the norm correction then centroids
-var<workgroup> squares: array<f32, WORKGROUP_SIZE>;
-var<workgroup> codes: array<u32, ROWS_PER_WORKGROUP * HEAD_DIM>; // [row][coord]
-
-// Index of the nearest centroid: binary search among the boundaries, ties to the lower index.
-fn nearest(z: f32) -> u32 {
-    var code = 0u;
-    for (var step = 1u << (BITS - 1u); step > 0u; step >>= 1u) {
-        code += select(0u, step, z > table[code + step - 1u]);
-    }
-    return code;
-}
-
-// Sum of the squares of the block whose first thread is `first`.
-fn block_sum(first: u32) -> f32 {
-    var sum = 0.0;
-    for (var i = 0u; i < BLOCK_THREADS; i++) {
-        sum += squares[first + i];
-    }
-    return sum;
-}
-
-// Word w of a row: its codes as a stream, first coordinate in the lowest bits.
-fn packed_word(local_row: u32, w: u32) -> u32 {
-    let first = 32u * w / BITS;
-    var word = codes[local_row * HEAD_DIM + first] >> (32u * w % BITS);
-    for (var c = first + 1u; c * BITS < 32u * (w + 1u); c++) {
-        word |= codes[local_row * HEAD_DIM + c] << (c * BITS - 32u * w);
-    }
-    return word;
-}
-
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
     @builtin(local_invocation_index) tid: u32,
@@ -72,82 +38,55 @@ fn main(
     let kv_head = source % params.num_kv_heads;
 
     // Phase 1: load, sign; boundaries to workgroup memory.
-    var boundaries = BOUNDARIES;
-    for (var i = tid; i < (1u << BITS) - 1u; i += WORKGROUP_SIZE) {
-        table[i] = boundaries[i];
-    }
+    fill_boundaries(tid, 0u, BITS);
     var x: Octet;
-    for (var m = 0u; m < 4u; m++) {
+    for (var m = 0u; m < 4u; m++) { // unroll
         x.lo[m] = src[source * HEAD_DIM + t + m * ROW_THREADS];
         x.hi[m] = src[source * HEAD_DIM + t + (m + 4u) * ROW_THREADS];
     }
     if (SIGN_BEFORE) {
-        x = apply_signs(x, t, ROW_THREADS);
+        x = apply_signs_wide(x, t);
     }
 
     // Phase 2: butterflies, widest stride first; normalise.
     x = pass_wide(x);
-    exchange_put(local_row, t, ROW_THREADS, x);
+    exchange_put(local_row, wide(t), x);
     workgroupBarrier();
-    x = pass_full(exchange_get(local_row, middle_first(t), 8u));
-    exchange_put(local_row, middle_first(t), 8u, x);
+    x = pass_full(exchange_get(local_row, middle(t)));
+    exchange_put(local_row, middle(t), x);
     workgroupBarrier();
-    x = pass_full(exchange_get(local_row, 8u * t, 1u));
+    x = pass_full(exchange_get(local_row, narrow(t)));
     x = Octet(x.lo * INV_SQRT_HEAD_DIM, x.hi * INV_SQRT_HEAD_DIM);
 
     // Phase 3: the norm of the block this thread belongs to.
-    squares[tid] = dot(x.lo, x.lo) + dot(x.hi, x.hi);
+    squares[tid] = squares_of(x);
     workgroupBarrier();
     let block = t / BLOCK_THREADS;
     let first = local_row * ROW_THREADS + block * BLOCK_THREADS;
-    let sum = block_sum(first);
-    var norm = sqrt(sum);
-    var scale = SQRT_HEAD_DIM;
-    if (NORMS_PER_POS == 2u) {
-        norm = sqrt(sum / BLOCK_DIM);
-        scale = params.scale_factor_d512;
-    }
-    scale = select(scale / norm, 0.0, norm <= ZERO_NORM);
+    var norm = block_norm(block_sum(first));
 
     // Phase 4: quantise.
-    for (var m = 0u; m < 4u; m++) {
-        codes[local_row * HEAD_DIM + 8u * t + m] = nearest(x.lo[m] * scale);
-        codes[local_row * HEAD_DIM + 8u * t + m + 4u] = nearest(x.hi[m] * scale);
-    }
+    let codes = nearest_codes(x, encode_scale(norm, params.scale_factor_d512), BITS);
+    put_codes(local_row, t, codes, BITS);
     workgroupBarrier();
 
     // Phase 5: with norm correction, the norm with which the decoded block is as long as this one.
     // Every thread has read the boundaries and the squares: both arrays are free.
     if (NORM_CORRECTION) {
-        var levels = CODEBOOK;
-        for (var i = tid; i < 1u << BITS; i += WORKGROUP_SIZE) {
-            table[i] = levels[i];
-        }
+        fill_centroids(tid, 0u, BITS);
         workgroupBarrier();
-        var decoded = 0.0;
-        for (var m = 0u; m < 8u; m++) {
-            let level = table[codes[local_row * HEAD_DIM + 8u * t + m]];
-            decoded += level * level;
-        }
-        squares[tid] = decoded;
+        squares[tid] = squares_of(centroids_of(codes));
         workgroupBarrier();
-        norm /= sqrt(block_sum(first) / BLOCK_DIM);
-        if (NORMS_PER_POS == 2u) {
-            norm *= params.scale_factor_d512;
-        }
+        norm = corrected_norm(norm, block_sum(first), params.scale_factor_d512);
     }
 
-    // Phase 6: pack and store. In a sliding run longer than the cache, the newest token of a slot wins.
-    var slot = params.write_pos + token;
-    var overwritten = false;
-    if (params.is_sliding != 0u) {
-        overwritten = params.num_tokens - token > params.cache_capacity;
-        slot = (params.write_pos + token % params.cache_capacity) % params.cache_capacity;
-    }
-    if (row < rows && !overwritten) {
+    // Phase 6: pack and store.
+    let left = params.num_tokens - token;
+    let slot = slot_of(token, params.write_pos, params.cache_capacity, params.is_sliding);
+    if (row < rows && !overwritten(left, params.cache_capacity, params.is_sliding)) {
         let at = kv_head * params.cache_capacity + slot;
         for (var w = t; w < ROW_WORDS; w += ROW_THREADS) {
-            packed[at * ROW_WORDS + w] = packed_word(local_row, w);
+            packed[at * ROW_WORDS + w] = packed_word(local_row, w, BITS);
         }
         if (t % BLOCK_THREADS == 0u) {
             norms[at * NORMS_PER_POS + block] = norm;

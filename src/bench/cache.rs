@@ -1,6 +1,7 @@
 //! A synthetic cache with its query, on the device in several copies and on the host for the
 //! oracle. Any code is valid, so codes are random bits.
 
+use super::array::{Array, copies};
 use super::{Format, Plan, Preset};
 use crate::codec::{Codec, HeadDim, Rotation, row};
 use crate::driver::DriverError;
@@ -12,30 +13,6 @@ use crate::oracle::max_abs_score;
 use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams, MASK_CAUSAL};
 use crate::parity::attention_tolerance;
 use crate::rng::Gaussian;
-
-/// Bytes that all copies together should have: several times the largest last-level cache.
-const COLD_BYTES: u64 = 256 << 20;
-/// Most copies.
-const MOST_COPIES: u64 = 64;
-
-/// An array of the cache: equal copies, each at an offset that a binding may have.
-#[derive(Debug)]
-pub(super) struct Array {
-    buffer: wgpu::Buffer,
-    bytes: u64,
-    stride: u64,
-}
-
-impl Array {
-    /// Copy `i` as a binding.
-    pub fn copy(&self, i: u64) -> wgpu::BufferBinding<'_> {
-        wgpu::BufferBinding {
-            buffer: &self.buffer,
-            offset: i * self.stride,
-            size: wgpu::BufferSize::new(self.bytes),
-        }
-    }
-}
 
 /// Query and cache on the device, and what the last KV head's query heads must come to.
 #[derive(Debug)]
@@ -78,13 +55,12 @@ impl Cache {
         let q = rng.normals((num_heads * head_dim.get()) as usize);
         let host = host_arrays(format, head_dim, &params, &mut rng);
         let bytes: u64 = host.iter().map(|a| a.len() as u64).sum();
-        let most = gpu.device.limits().max_buffer_size;
-        let longest = host.iter().map(|a| a.len() as u64 + 256).max().unwrap_or(1);
-        let wanted = if plan.hot { 1 } else { COLD_BYTES / bytes + 2 };
-        let copies = wanted.min(MOST_COPIES).min(most / longest).max(1);
+        let longest = host.iter().map(|a| a.len() as u64).max().unwrap_or(1);
+        let copies = copies(gpu, plan, bytes, longest);
         let (want, tolerance) = last_head(format, head_dim, &params, &q, &host)?;
-        let arrays = host.iter().map(|a| upload(gpu, a, copies)).collect::<Result<_, _>>()?;
-        let q = upload(gpu, bytemuck::cast_slice(&q), 1)?.buffer;
+        let upload = |a: &[u8], copies| Array::filled(gpu, a.len() as u64, a, copies);
+        let arrays = host.iter().map(|a| upload(a, copies)).collect::<Result<_, _>>()?;
+        let q = upload(bytemuck::cast_slice(&q), 1)?.buffer;
         Ok(Self { q, arrays, copies, bytes, params, want, tolerance })
     }
 }
@@ -129,25 +105,6 @@ fn host_arrays(
             arrays
         }
     }
-}
-
-fn upload(gpu: &Gpu, bytes: &[u8], copies: u64) -> Result<Array, DriverError> {
-    let alignment = u64::from(gpu.device.limits().min_storage_buffer_offset_alignment);
-    let stride = (bytes.len() as u64).next_multiple_of(alignment);
-    let buffer = gpu.scoped(|| {
-        gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("cache"),
-            size: stride * copies,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        })
-    })?;
-    for i in 0..copies {
-        gpu.scoped(|| gpu.queue.write_buffer(&buffer, i * stride, bytes))?;
-        // What was written takes staging memory until it is submitted.
-        gpu.queue.submit([]);
-    }
-    Ok(Array { buffer, bytes: bytes.len() as u64, stride })
 }
 
 /// The last KV head's query heads by the oracle, and the tolerance of their scores.

@@ -1,18 +1,22 @@
-//! Times of decode attention on a GPU: packed caches of every width and dense f16 over shapes,
-//! lengths and legs, beside the device's own copy and read speed.
+//! Times on a GPU, beside the device's own copy and read speed: decode attention over packed caches
+//! of every width and over dense f16, and the kernels that work row by row ([`Subject::Rows`]).
 //!
-//! Every point is verified on the very buffers that are timed: the last KV head with all its query
+//! Every point of attention is verified on the very buffers that are timed: the last KV head with all its query
 //! heads against the f64 oracle. A time is the GPU's timestamps around one pass of many calls,
 //! divided by their number; a call is the attention dispatch and, where the context is split, the
 //! merge. Each call waits for the one before it, since they write the same output. Calls go round
 //! copies of the cache that together are larger than any last-level cache.
 
+mod array;
 mod bandwidth;
 mod cache;
 pub mod chart;
 mod clock;
+mod leg;
 mod point;
 pub mod report;
+mod rows;
+mod samples;
 
 use std::str::FromStr;
 
@@ -23,7 +27,7 @@ use crate::legs::LegName;
 use bandwidth::Bandwidth;
 use cache::Cache;
 use clock::Clock;
-use report::{Environment, PointReport};
+use report::{Environment, PointReport, RowReport};
 
 /// Heads and head dim of a model, by the letter of its row in reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +70,16 @@ impl Preset {
     }
 }
 
+/// Kernels that are timed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Subject {
+    /// Decode attention, merge included
+    Attention,
+    /// The encoders, quantize_kv and quantize_k_and_v, and fwht
+    Rows,
+}
+
 /// How K and V are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
@@ -106,10 +120,14 @@ impl FromStr for Format {
 /// What to measure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
+    /// Kernels.
+    pub subjects: Vec<Subject>,
     /// Shapes.
     pub presets: Vec<Preset>,
-    /// Positions.
+    /// Positions that attention is over.
     pub lengths: Vec<u32>,
+    /// Tokens of the row kernels, each with a row a KV head.
+    pub tokens: Vec<u32>,
     /// Formats.
     pub formats: Vec<Format>,
     /// Legs: those of wgpu.
@@ -142,7 +160,11 @@ impl Plan {
 
     /// Number of points.
     pub fn count(&self) -> usize {
-        self.presets.len() * self.lengths.len() * self.formats.len() * self.runs().len()
+        let each = |subject: &Subject| match subject {
+            Subject::Attention => self.lengths.len() * self.formats.len() * self.runs().len(),
+            Subject::Rows => self.tokens.len() * self.legs.len() * rows::points_each(),
+        };
+        self.subjects.iter().map(each).sum::<usize>() * self.presets.len()
     }
 }
 
@@ -159,15 +181,46 @@ struct Point {
     idle: bool,
 }
 
-/// Measures everything that `plan` names; `done` sees each point as it is finished.
-pub fn run(
-    gpu: &Gpu,
-    plan: &Plan,
-    mut done: impl FnMut(&PointReport),
-) -> Result<(Environment, Vec<PointReport>), DriverError> {
+/// What was measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// The device.
+    pub environment: Environment,
+    /// Attention.
+    pub points: Vec<PointReport>,
+    /// Row kernels.
+    pub rows: Vec<RowReport>,
+}
+
+/// Measures everything that `plan` names; `done` is told the name of each point as it is finished.
+pub fn run(gpu: &Gpu, plan: &Plan, mut done: impl FnMut(&str)) -> Result<Measured, DriverError> {
     let clock = Clock::new(gpu)?;
     let bandwidth = Bandwidth::measure(gpu, &clock, plan)?;
-    let mut points: Vec<PointReport> = Vec::new();
+    let (mut points, mut rows) = (Vec::new(), Vec::new());
+    for subject in &plan.subjects {
+        match subject {
+            Subject::Attention => points = attention(gpu, &clock, plan, &mut done)?,
+            Subject::Rows => rows = rows::run(gpu, &clock, plan, &mut done)?,
+        }
+    }
+    report::relate(&mut points, bandwidth.copy_gb_s);
+    report::relate_rows(&mut rows, bandwidth.copy_gb_s);
+    let environment = Environment {
+        adapter: gpu.report.clone(),
+        copy_gb_s: bandwidth.copy_gb_s,
+        read_gb_s: bandwidth.read_gb_s,
+        dispatch_us: bandwidth.dispatch_us,
+    };
+    Ok(Measured { environment, points, rows })
+}
+
+fn attention(
+    gpu: &Gpu,
+    clock: &Clock,
+    plan: &Plan,
+    mut done: impl FnMut(&str),
+) -> Result<Vec<PointReport>, DriverError> {
+    let mut points = Vec::new();
     for &preset in &plan.presets {
         for &length in &plan.lengths {
             for &format in &plan.formats {
@@ -175,22 +228,14 @@ pub fn run(
                 let mut idle = true;
                 for (leg, nwg) in plan.runs() {
                     let point = Point { preset, length, format, leg, nwg, idle };
-                    let measured = point.measure(gpu, &clock, &cache, plan)?;
-                    done(&measured);
-                    points.push(measured);
+                    points.push(point.measure(gpu, clock, &cache, plan)?);
+                    done(&format!("{} {length} {format}", preset.name()));
                     idle = false;
                 }
             }
         }
     }
-    report::relate(&mut points, bandwidth.copy_gb_s);
-    let environment = Environment {
-        adapter: gpu.report.clone(),
-        copy_gb_s: bandwidth.copy_gb_s,
-        read_gb_s: bandwidth.read_gb_s,
-        dispatch_us: bandwidth.dispatch_us,
-    };
-    Ok((environment, points))
+    Ok(points)
 }
 
 #[cfg(test)]

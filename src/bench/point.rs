@@ -2,21 +2,18 @@
 
 use super::cache::Cache;
 use super::clock::{Clock, read};
+use super::leg::{filled, pipeline, uniform};
 use super::report::{PointReport, Timing};
+use super::samples::Samples;
 use super::{Format, Plan, Point};
 use crate::contract::{Caps, Language, Launch, Plan as KernelPlan};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
-use crate::gpu::{Checks, Options, PassthroughCode, RawBound, RawKernel};
+use crate::gpu::{RawBound, RawKernel};
 use crate::kernels::{flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq};
-use crate::legs::{LegName, POISON, spirv};
+use crate::legs::POISON;
 use crate::params::{FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams};
 use crate::parity::judge;
-
-/// A sample lasts at least this long, so that the clock's step is lost in it.
-const SAMPLE_US: f64 = 2000.0;
-/// Most calls of a sample.
-const MOST_CALLS: f64 = 400.0;
 
 /// A kernel with its launch and its bindings: one for each copy of the cache, or one for all.
 struct Step {
@@ -35,44 +32,6 @@ impl Step {
 struct Call {
     steps: Vec<Step>,
     out: wgpu::Buffer,
-}
-
-/// Microseconds of a call, ascending, from passes of so many calls.
-struct Samples {
-    us: Vec<f64>,
-    calls: u64,
-}
-
-impl Samples {
-    /// Warms up for so many milliseconds, then takes `count` samples of `pass`, which runs a number
-    /// of calls.
-    fn take(
-        first: f64,
-        warm_up_ms: f64,
-        count: usize,
-        mut pass: impl FnMut(u64) -> Result<f64, DriverError>,
-    ) -> Result<Self, DriverError> {
-        let mut calls = (SAMPLE_US / first.max(0.1)).clamp(1.0, MOST_CALLS) as u64;
-        let mut warm = 0.0;
-        loop {
-            let us = pass(calls)?.max(1.0);
-            warm += us;
-            calls = (SAMPLE_US / us * calls as f64).clamp(1.0, MOST_CALLS) as u64;
-            if warm >= warm_up_ms * 1e3 {
-                break;
-            }
-        }
-        let mut us = Vec::with_capacity(count);
-        for _ in 0..count {
-            us.push(pass(calls)? / calls as f64);
-        }
-        us.sort_by(f64::total_cmp);
-        Ok(Self { us, calls })
-    }
-
-    fn at(&self, part: f64) -> f64 {
-        self.us[((self.us.len() - 1) as f64 * part).round() as usize]
-    }
 }
 
 impl Point {
@@ -231,17 +190,6 @@ impl Point {
         })
     }
 
-    fn pipeline(&self, gpu: &Gpu, plan: &KernelPlan) -> Result<RawKernel, DriverError> {
-        let checks = if self.leg == LegName::Wgsl { Checks::Checked } else { Checks::Trusted };
-        let options = Options { checks, ..Options::default() };
-        let device = &gpu.device;
-        if self.leg == LegName::WgslSpirv {
-            let code = PassthroughCode::SpirV(spirv::compile(plan)?);
-            return Ok(gpu.scoped(|| RawKernel::passthrough(device, plan, code, &options))??);
-        }
-        Ok(gpu.scoped(|| RawKernel::new(device, plan, &options))??)
-    }
-
     /// Pipelines, output and bindings.
     fn call(
         &self,
@@ -257,7 +205,7 @@ impl Point {
         let dst_bytes = launch.needed.last().copied().unwrap_or(0);
         let dst = if nwg > 1 { poisoned(gpu, dst_bytes)? } else { out.clone() };
         let uniform = uniform(gpu, launch.uniform(0))?;
-        let kernel = self.pipeline(gpu, &plans[0])?;
+        let kernel = pipeline(gpu, self.leg, &plans[0])?;
         let bind = |i: u64| {
             let whole = [&uniform, &cache.q].map(|b| b.as_entire_buffer_binding());
             let arrays = cache.arrays.iter().map(|a| a.copy(i));
@@ -282,7 +230,7 @@ impl Point {
         let (_, _, head_dim) = self.preset.shape();
         let params = FlashAttnVecReduceParams { nrows: cache.params.n_heads, nwg };
         let launch = flash_attn_vec_reduce::Problem { head_dim }.launch(&params, &gpu.caps)?;
-        let kernel = self.pipeline(gpu, plan)?;
+        let kernel = pipeline(gpu, self.leg, plan)?;
         let (nrows, splits) = (uniform(gpu, launch.uniform(0))?, uniform(gpu, launch.uniform(3))?);
         let buffers = [&nrows, partials, out, &splits].map(|b| b.as_entire_buffer_binding());
         let bound = gpu.scoped(|| kernel.bind(&gpu.device, buffers.to_vec()))??;
@@ -315,25 +263,4 @@ impl Call {
 fn poisoned(gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer, DriverError> {
     let words = vec![POISON; (bytes / 4) as usize];
     filled(gpu, bytemuck::cast_slice(&words), wgpu::BufferUsages::STORAGE)
-}
-
-fn uniform(gpu: &Gpu, contents: &[u8]) -> Result<wgpu::Buffer, DriverError> {
-    filled(gpu, contents, wgpu::BufferUsages::UNIFORM)
-}
-
-fn filled(
-    gpu: &Gpu,
-    contents: &[u8],
-    usage: wgpu::BufferUsages,
-) -> Result<wgpu::Buffer, DriverError> {
-    gpu.scoped(|| {
-        let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("bench"),
-            size: contents.len() as u64,
-            usage: usage | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        });
-        gpu.queue.write_buffer(&buffer, 0, contents);
-        buffer
-    })
 }

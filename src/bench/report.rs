@@ -1,8 +1,13 @@
 //! The JSON report of a benchmark. Clocks appear only in `ran_at`, `timing` and the two speeds of
 //! the environment.
 
+mod rows;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub(super) use rows::relate_rows;
+pub use rows::{RowReport, RowTiming};
 
 use crate::gpu::AdapterReport;
 
@@ -25,8 +30,11 @@ pub struct Report {
     pub hot: bool,
     /// Seed of the data.
     pub seed: u64,
-    /// Every point.
+    /// Every point of attention.
     pub points: Vec<PointReport>,
+    /// Every point of the row kernels.
+    #[serde(default)]
+    pub rows: Vec<RowReport>,
     /// When, UTC.
     pub ran_at: String,
 }

@@ -9,7 +9,7 @@ use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
 use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
 use crate::kernels::fwht::{self, Fwht};
-use crate::kernels::quantize_kv::{self, QuantizeKv};
+use crate::kernels::quantize_k_and_v::{self, QuantizeKAndV};
 use crate::params::{
     FlashAttnTileParams, FlashAttnVecTqParams, FwhtParams, QuantizeKvParams, TileSequence,
 };
@@ -33,8 +33,7 @@ pub struct Io<'a> {
 pub struct LayerIo {
     pub(super) cache: u64,
     pub(super) layer: usize,
-    pub(super) quantize_k: Bound<QuantizeKv>,
-    pub(super) quantize_v: Bound<QuantizeKv>,
+    pub(super) quantize: Bound<QuantizeKAndV>,
     pub(super) rotate_q: Bound<Fwht>,
     pub(super) one: Attending<FlashAttnVecTq>,
     /// None where no step has more than one token.
@@ -142,8 +141,7 @@ impl LayerIo {
         Ok(Self {
             cache: own.cache,
             layer: own.layer,
-            quantize_k: own.quantize(device, Side::K, &io.k)?,
-            quantize_v: own.quantize(device, Side::V, &io.v)?,
+            quantize: own.quantize(device, io)?,
             rotate_q: own.rotation(device, &own.kind.rotate, &io.q)?,
             one: own.attending(io, |dst| own.one(device, &io.q, dst))?,
             several: match &own.kind.tile {
@@ -161,30 +159,18 @@ impl LayerIo {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Side {
-    K,
-    V,
-}
-
 impl<'a> Own<'a> {
-    fn quantize(
-        &self,
-        device: &wgpu::Device,
-        side: Side,
-        src: &wgpu::BufferBinding<'_>,
-    ) -> Result<Bound<QuantizeKv>> {
-        let (kernel, packed, norms) = match side {
-            Side::K => (&self.kind.quantize_k, &self.buffers.k_packed, &self.buffers.k_norms),
-            Side::V => (&self.kind.quantize_v, &self.buffers.v_packed, &self.buffers.v_norms),
-        };
-        let buffers = quantize_kv::Buffers {
-            src: src.clone(),
-            packed: packed.as_entire_buffer_binding(),
-            norms: norms.as_entire_buffer_binding(),
+    fn quantize(&self, device: &wgpu::Device, io: &Io<'_>) -> Result<Bound<QuantizeKAndV>> {
+        let buffers = quantize_k_and_v::Buffers {
             params: self.block::<QuantizeKvParams>(),
+            k: io.k.clone(),
+            v: io.v.clone(),
+            k_packed: self.buffers.k_packed.as_entire_buffer_binding(),
+            k_norms: self.buffers.k_norms.as_entire_buffer_binding(),
+            v_packed: self.buffers.v_packed.as_entire_buffer_binding(),
+            v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
         };
-        kernel.bind(device, buffers)
+        self.kind.quantize.bind(device, buffers)
     }
 
     fn rotation(

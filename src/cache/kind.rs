@@ -15,7 +15,7 @@ use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
 use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
 use crate::kernels::fwht::{self, Fwht};
-use crate::kernels::quantize_kv::{self, QuantizeKv};
+use crate::kernels::quantize_k_and_v::{self, QuantizeKAndV};
 use crate::params::{
     FlashAttnTileParams, FlashAttnVecReduceParams, FwhtParams, QuantizeKvParams, TileSequence,
     partials_floats,
@@ -64,7 +64,7 @@ impl<'a, K: KernelSpec> Pool<'a, K> {
 /// The pools of all kernels.
 #[derive(Debug)]
 pub(super) struct Pools<'a> {
-    quantize: Pool<'a, QuantizeKv>,
+    quantize: Pool<'a, QuantizeKAndV>,
     rotate: Pool<'a, Fwht>,
     attend: Pool<'a, FlashAttnVecTq>,
     tile: Pool<'a, FlashAttnTile>,
@@ -75,7 +75,7 @@ impl<'a> Pools<'a> {
     /// Empty ones. Only parameters move, with the step.
     pub fn new(device: &'a wgpu::Device, config: &Config) -> Self {
         Self {
-            quantize: Pool::new(device, config, &[3]),
+            quantize: Pool::new(device, config, &[0]),
             rotate: Pool::new(device, config, &[1]),
             attend: Pool::new(device, config, &[0]),
             tile: Pool::new(device, config, &[0, 2]),
@@ -89,8 +89,7 @@ impl<'a> Pools<'a> {
 pub(super) struct Kind {
     pub config: LayerConfig,
     pub history: History,
-    pub quantize_k: Arc<Kernel<QuantizeKv>>,
-    pub quantize_v: Arc<Kernel<QuantizeKv>>,
+    pub quantize: Arc<Kernel<QuantizeKAndV>>,
     pub rotate: Arc<Kernel<Fwht>>,
     pub unrotate: Arc<Kernel<Fwht>>,
     /// Steps of one token.
@@ -117,8 +116,8 @@ pub(super) struct Span {
 /// A step's dispatches in one kind of layer.
 #[derive(Debug)]
 pub(super) struct Launches {
-    /// K and V; none in a step that only reads.
-    pub quantize: Option<[Launch; 2]>,
+    /// None in a step that only reads.
+    pub quantize: Option<Launch>,
     pub rotate: Launch,
     pub unrotate: Launch,
     pub attend: Attend,
@@ -149,7 +148,6 @@ impl Kind {
     ) -> Result<Self> {
         let codecs = config.codecs()?;
         let (caps, language) = (*caps, cache.language);
-        let [k, v] = codecs.map(|codec| quantize_kv::Problem { codec }.plan(&caps, language));
         let [forward, inverse] = [Direction::Forward, Direction::Inverse]
             .map(|direction| rotation(config, direction).plan(&caps, language));
         let several = cache.max_step_tokens > 1;
@@ -157,8 +155,7 @@ impl Kind {
         Ok(Self {
             config: *config,
             history: History::new(config),
-            quantize_k: pools.quantize.get(k?)?,
-            quantize_v: pools.quantize.get(v?)?,
+            quantize: pools.quantize.get(encoding(codecs).plan(&caps, language)?)?,
             rotate: pools.rotate.get(forward?)?,
             unrotate: pools.rotate.get(inverse?)?,
             attend: pools.attend.get(attention(config, codecs).plan(&caps, language)?)?,
@@ -263,8 +260,7 @@ impl Kind {
         })
     }
 
-    /// Both have the same parameters.
-    fn quantize(&self, span: Span) -> Result<[Launch; 2]> {
+    fn quantize(&self, span: Span) -> Result<Launch> {
         let params = QuantizeKvParams {
             head_dim: self.config.head_dim.get(),
             num_kv_heads: self.config.num_kv_heads,
@@ -275,10 +271,7 @@ impl Kind {
             rms_probe_enabled: 0,
             num_tokens: span.tokens,
         };
-        let [k, v] = self
-            .codecs
-            .map(|codec| quantize_kv::Problem { codec }.launch(&params, &self.caps, self.language));
-        Ok([k?, v?])
+        encoding(self.codecs).launch(&params, &self.caps, self.language)
     }
 
     /// Queries of a step that only reads come after everything that is stored, so they see all.
@@ -321,7 +314,7 @@ impl Kind {
 impl Launches {
     /// The contents of the parameter slots, in order.
     pub fn blocks(&self) -> [&[u8]; slot::COUNT as usize] {
-        let quantize = self.quantize.as_ref().map_or(&[][..], |[k, _]| k.uniform(3));
+        let quantize = self.quantize.as_ref().map_or(&[][..], |q| q.uniform(0));
         let reduce = |binding| self.reduce.as_ref().map_or(&[][..], |r| r.uniform(binding));
         let (attend, sequence) = match &self.attend {
             Attend::One(launch) => (launch.uniform(0), &[][..]),
@@ -329,6 +322,10 @@ impl Launches {
         };
         [quantize, self.rotate.uniform(1), reduce(0), reduce(3), attend, sequence]
     }
+}
+
+fn encoding([k, codec]: [Codec; 2]) -> quantize_k_and_v::Problem {
+    quantize_k_and_v::Problem { k_bits: k.bits, codec }
 }
 
 fn rotation(config: &LayerConfig, direction: Direction) -> fwht::Problem {

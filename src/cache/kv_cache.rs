@@ -218,7 +218,7 @@ impl KvCache {
     pub fn append(&mut self, pass: &mut wgpu::ComputePass<'_>, io: &LayerIo) -> Result<()> {
         let (layer, step) = self.recording(io)?;
         let (kind, launches) = (&self.kinds[layer.kind], &step.launches[layer.kind]);
-        let Some([k, v]) = &launches.quantize else {
+        let Some(quantize) = &launches.quantize else {
             return Err(Misuse::ReadOnly { layer: io.layer }.into());
         };
         if layer.appended {
@@ -226,8 +226,7 @@ impl KvCache {
         }
         io.check_append(step.span.tokens)?;
         let params = [self.offset(step, layer.kind, slot::QUANTIZE)];
-        kind.quantize_k.record_at(pass, &io.quantize_k, k, &params)?;
-        kind.quantize_v.record_at(pass, &io.quantize_v, v, &params)?;
+        kind.quantize.record_at(pass, &io.quantize, quantize, &params)?;
         self.layers[io.layer].appended = true;
         Ok(())
     }

@@ -1,23 +1,29 @@
 //! `wgtq bench`.
 
+mod rows;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use wgtq::bench::report::{PointReport, Report, SCHEMA};
-use wgtq::bench::{Format, Plan, Preset, chart, run};
+use wgtq::bench::report::{PointReport, Report, RowReport, SCHEMA};
+use wgtq::bench::{Format, Measured, Plan, Preset, Subject, chart, run};
 use wgtq::driver::{DriverError, Outputs};
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::LegName;
 
 use super::{GpuArgs, machine};
 
-/// Time decode attention on this GPU: packed caches and dense f16, WGSL and native MSL.
+/// Time kernels on this GPU: attention over packed caches and dense f16, and the row kernels.
 ///
-/// Every point is verified before it is timed: the last KV head against the f64 oracle, on the same
-/// buffers. Times are GPU timestamps round a pass of many calls, merge included, over their number.
+/// Every point is verified before it is timed, against the f64 oracle and on the same buffers: the
+/// last KV head of attention, a sample of rows. Times are GPU timestamps round a pass of many
+/// calls, merge included, over their number.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Kernels
+    #[arg(long, value_delimiter = ',', default_value = "attention,rows")]
+    kernel: Vec<Subject>,
     /// Shapes
     #[arg(long, value_delimiter = ',', default_value = "G,L,X,S")]
     preset: Vec<Preset>,
@@ -30,6 +36,15 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(1..=1 << 24)
     )]
     kv_seq_len: Vec<u32>,
+    /// Tokens of the row kernels
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_values_t = [1, 512, 4096, 16384, 65536],
+        value_parser = clap::value_parser!(u32).range(1..=1 << 24)
+    )]
+    tokens: Vec<u32>,
     /// Formats: f16, or bits of K and V such as 8/4
     #[arg(long, value_name = "K/V", value_delimiter = ',', default_value = "f16,4/4,8/4,8/8")]
     format: Vec<Format>,
@@ -42,8 +57,8 @@ pub struct Args {
     /// Read one cache again and again, so that small ones stay in the device's cache
     #[arg(long)]
     hot: bool,
-    /// A few seconds: shape L, 1024 and 8192 positions, fewer samples
-    #[arg(long, conflicts_with_all = ["preset", "kv_seq_len"])]
+    /// A few seconds: shape L, 1024 and 8192 positions, 1 and 512 tokens, fewer samples
+    #[arg(long, conflicts_with_all = ["preset", "kv_seq_len", "tokens"])]
     quick: bool,
     /// Seed of the data
     #[arg(long, default_value = "1", value_parser = super::seed)]
@@ -72,8 +87,8 @@ impl Args {
         super::note(&format!("on {}", gpu.report.line()));
         let plan = self.plan(&gpu);
         let bar = super::bar(plan.count() as u64);
-        let (environment, points) = run(&gpu, &plan, |point| {
-            bar.set_message(format!("{} {} {}", point.preset, point.kv_seq_len, point.format));
+        let Measured { environment, points, rows } = run(&gpu, &plan, |point| {
+            bar.set_message(point.to_owned());
             bar.inc(1);
         })?;
         bar.finish_and_clear();
@@ -85,10 +100,12 @@ impl Args {
             hot: plan.hot,
             seed: plan.seed,
             points,
+            rows,
             ran_at: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         };
         self.write(&report)?;
         let good = report.points.iter().all(|p| p.verified);
+        let good = good && !report.rows.iter().any(RowReport::is_wrong);
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(2) })
     }
 
@@ -112,14 +129,16 @@ impl Args {
                 legs.push(LegName::Msl);
             }
         }
-        let (presets, lengths) = if self.quick {
-            (vec![Preset::L], vec![1024, 8192])
+        let (presets, lengths, tokens) = if self.quick {
+            (vec![Preset::L], vec![1024, 8192], vec![1, 512])
         } else {
-            (self.preset.clone(), self.kv_seq_len.clone())
+            (self.preset.clone(), self.kv_seq_len.clone(), self.tokens.clone())
         };
         Plan {
+            subjects: self.kernel.clone(),
             presets,
             lengths,
+            tokens,
             formats: self.format.clone(),
             legs,
             splits: self.splits.clone(),
@@ -161,6 +180,15 @@ fn show(report: &Report) {
         environment.dispatch_us,
         if report.hot { "hot" } else { "cold" }
     ));
+    if !report.points.is_empty() {
+        show_attention(report);
+    }
+    if !report.rows.is_empty() {
+        rows::show(report);
+    }
+}
+
+fn show_attention(report: &Report) {
     let msl = report.points.iter().any(|p| p.leg == LegName::Msl.as_str());
     let mut header = vec![
         "shape",

@@ -106,6 +106,24 @@ pub(super) fn sizes(variant: &Variant, contract: &Contract) -> Vec<Expression> {
                 block(contract),
             ]
         }
+        Variant::QuantizeKAndV(p) => {
+            let slots = "num_kv_heads * cache_capacity";
+            let source = rows(
+                "num_tokens * num_kv_heads",
+                "one f32 row a token and KV head",
+                row(p.codec.head_dim),
+            );
+            let k_codec = Codec { bits: p.k_bits, ..p.codec };
+            vec![
+                block(contract),
+                source.clone(),
+                source,
+                packed(slots, &k_codec),
+                norms(slots, &k_codec),
+                packed(slots, &p.codec),
+                norms(slots, &p.codec),
+            ]
+        }
         Variant::DequantizeKv(p) => {
             let slots = "num_kv_heads * cache_capacity";
             let dst = formula(
@@ -163,6 +181,11 @@ pub(super) fn grid(variant: &Variant, plan: &Plan) -> Grid {
         Variant::QuantizeKv(_) => {
             let rows = constant(plan, "ROWS_PER_WORKGROUP");
             spread("num_tokens * num_kv_heads", rows, "rows")
+        }
+        Variant::QuantizeKAndV(_) => {
+            let rows = constant(plan, "ROWS_PER_WORKGROUP");
+            let grid = spread("num_tokens * num_kv_heads", rows, "rows");
+            Grid { words: format!("{}; z: K, V", grid.words), z: "2".to_owned(), ..grid }
         }
         Variant::DequantizeKv(p) => {
             let count = format!("num_tokens * num_kv_heads * {}", p.codec.head_dim.get() / 8);

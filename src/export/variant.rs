@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::kernels::flash_attn_vec::KvType;
 use crate::kernels::{
     dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_kv,
+    quantize_k_and_v, quantize_kv,
 };
 
 /// One kernel at one shape.
@@ -16,6 +16,8 @@ pub enum Variant {
     Fwht(fwht::Problem),
     /// `quantize_kv`.
     QuantizeKv(quantize_kv::Problem),
+    /// `quantize_k_and_v`.
+    QuantizeKAndV(quantize_k_and_v::Problem),
     /// `dequantize_kv`.
     DequantizeKv(dequantize_kv::Problem),
     /// `flash_attn_vec_tq`.
@@ -33,7 +35,7 @@ pub enum Variant {
 pub struct Choices {
     /// Coordinates of a head vector.
     pub head_dims: Vec<HeadDim>,
-    /// Widths of K and V codes. Attention has a text a pair, the other kernels one a width.
+    /// Widths of K and V codes. Kernels of K and V have a text a pair, the others one a width.
     pub bits: Vec<[Bits; 2]>,
     /// Query heads a KV head.
     pub ratios: Vec<u32>,
@@ -72,6 +74,16 @@ impl Variant {
                 };
                 let rotations = &choices.rotations;
                 widths.flat_map(|&b| rotations.iter().map(move |&r| of(b, r))).collect()
+            }
+            "quantize_k_and_v" => {
+                let norm_correction = choices.norm_correction;
+                let of = |[k_bits, v_bits]: [Bits; 2], rotation| {
+                    let codec = Codec::new(head_dim, v_bits, rotation);
+                    let codec = Codec { norm_correction, ..codec };
+                    Self::QuantizeKAndV(quantize_k_and_v::Problem { k_bits, codec })
+                };
+                let (pairs, rotations) = (&choices.bits, &choices.rotations);
+                pairs.iter().flat_map(|&p| rotations.iter().map(move |&r| of(p, r))).collect()
             }
             "dequantize_kv" => {
                 let of = |codec| Self::DequantizeKv(dequantize_kv::Problem { codec });
@@ -118,6 +130,7 @@ impl Variant {
         match self {
             Self::Fwht(p) => p.plan(caps, language),
             Self::QuantizeKv(p) => p.plan(caps, language),
+            Self::QuantizeKAndV(p) => p.plan(caps, language),
             Self::DequantizeKv(p) => p.plan(caps, language),
             Self::FlashAttnVecTq(p) => p.plan(caps, language),
             Self::FlashAttnVec(p) => p.plan(caps, language),
@@ -131,6 +144,7 @@ impl Variant {
         match self {
             Self::Fwht(p) => p.head_dim,
             Self::QuantizeKv(p) => p.codec.head_dim,
+            Self::QuantizeKAndV(p) => p.codec.head_dim,
             Self::DequantizeKv(p) => p.codec.head_dim,
             Self::FlashAttnVecTq(p) => p.codec.head_dim,
             Self::FlashAttnVec(p) => p.head_dim,
@@ -160,6 +174,12 @@ impl Variant {
             }
             Self::QuantizeKv(p) => {
                 facts.push(("bits", p.codec.bits.to_string()));
+                facts.push(("rotation", p.codec.rotation.name().to_owned()));
+                facts.push(("norm_correction", p.codec.norm_correction.to_string()));
+            }
+            Self::QuantizeKAndV(p) => {
+                facts.push(("k_bits", p.k_bits.to_string()));
+                facts.push(("v_bits", p.codec.bits.to_string()));
                 facts.push(("rotation", p.codec.rotation.name().to_owned()));
                 facts.push(("norm_correction", p.codec.norm_correction.to_string()));
             }

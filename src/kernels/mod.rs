@@ -6,11 +6,13 @@
 //! which bytes it touches.
 
 pub mod dequantize_kv;
+mod encoder;
 pub mod flash_attn_tile;
 pub mod flash_attn_vec;
 pub mod flash_attn_vec_reduce;
 pub mod flash_attn_vec_tq;
 pub mod fwht;
+pub mod quantize_k_and_v;
 pub mod quantize_kv;
 mod row_groups;
 
@@ -21,6 +23,7 @@ use crate::contract::{Constant, Contract, constant};
 pub const ALL: &[&Contract] = &[
     &fwht::CONTRACT,
     &quantize_kv::CONTRACT,
+    &quantize_k_and_v::CONTRACT,
     &dequantize_kv::CONTRACT,
     &flash_attn_vec_tq::CONTRACT,
     &flash_attn_vec::CONTRACT,

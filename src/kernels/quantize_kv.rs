@@ -2,13 +2,12 @@
 
 use bytemuck::bytes_of;
 
-use super::{
-    codec_constants, has_signs, head_dim_constants, kernel, rotate_bytes, rotation_constants,
-};
-use crate::codec::{Codec, ZERO_NORM, codebook, row};
+use super::encoder::{Encoder, THREADS};
+use super::kernel;
+use crate::codec::Codec;
 use crate::contract::Scalar::{F32, U32};
-use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan, constant, grid};
-use crate::error::{Error, Result};
+use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan, constant};
+use crate::error::Result;
 use crate::params::QuantizeKvParams;
 
 /// Bindings, parameters and text.
@@ -57,50 +56,21 @@ pub struct Problem {
     pub codec: Codec,
 }
 
-/// Threads of a workgroup.
-const THREADS: u32 = 128;
-
 impl Problem {
-    fn rows_per_workgroup(&self, language: Language) -> u32 {
-        match language {
-            // Eight coordinates a thread.
-            Language::Wgsl => THREADS / (self.codec.head_dim.get() / 8),
-            // One simdgroup a row.
-            Language::Msl => THREADS / 32,
-        }
-    }
-
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
-        let (head_dim, bits) = (self.codec.head_dim, self.codec.bits);
-        let rows = self.rows_per_workgroup(language);
-        let mut constants = head_dim_constants(head_dim);
-        constants.push(constant("SQRT_HEAD_DIM", f64::from(head_dim.get()).sqrt() as f32));
-        constants.push(constant("ZERO_NORM", ZERO_NORM));
-        constants.extend(codec_constants(&self.codec));
-        constants.push(constant("BOUNDARIES", codebook::boundaries(bits).to_vec()));
-        constants.extend(rotation_constants(head_dim, has_signs(self.codec.rotation), false));
-        constants.push(constant("NORM_CORRECTION", self.codec.norm_correction));
-        constants.push(constant("ROWS_PER_WORKGROUP", rows));
-        constants.push(constant("WORKGROUP_SIZE", THREADS));
+        let Codec { head_dim, bits, .. } = self.codec;
+        let encoder = Encoder { codec: &self.codec, widths: &[bits] };
+        let mut constants = encoder.constants(language);
+        constants.push(constant("BITS", bits.get()));
         let plan = Plan {
             contract: &CONTRACT,
             language,
-            label: format!(
-                "quantize_kv_d{head_dim}_b{bits}_{}{}",
-                self.codec.rotation.name(),
-                if self.codec.norm_correction { "_corrected" } else { "" }
-            ),
+            label: format!("quantize_kv_d{head_dim}_b{bits}_{}", encoder.label()),
             constants,
-            pieces: vec!["rotate"],
+            pieces: vec!["rotate", "encode"],
             workgroup_size: THREADS,
-            workgroup_bytes: match language {
-                Language::Wgsl => {
-                    let codes = rows * head_dim.get();
-                    rotate_bytes(head_dim, rows) + 4 * (bits.levels() as u32 + THREADS + codes)
-                }
-                Language::Msl => rows * head_dim.get(),
-            },
+            workgroup_bytes: encoder.workgroup_bytes(language),
             subgroups: language == Language::Msl,
         };
         plan.check(caps)?;
@@ -114,30 +84,16 @@ impl Problem {
         caps: &Caps,
         language: Language,
     ) -> Result<Launch> {
-        let head_dim = params.check()?;
-        if head_dim != self.codec.head_dim {
-            return Err(Error::param(
-                "head_dim",
-                format!("the plan's {}", self.codec.head_dim),
-                head_dim,
-            ));
-        }
-        if params.num_tokens == 0 {
-            return Err(Error::param("num_tokens", "at least 1", 0));
-        }
-        let rows = u64::from(params.num_tokens) * u64::from(params.num_kv_heads);
-        let slots = u64::from(params.num_kv_heads) * u64::from(params.cache_capacity);
+        let bits = self.codec.bits;
+        let encoder = Encoder { codec: &self.codec, widths: &[bits] };
+        let call = encoder.call(CONTRACT.stem, params, caps, language)?;
         Ok(Launch {
             contract: &CONTRACT,
-            grid: grid(
-                "quantize_kv",
-                rows.div_ceil(self.rows_per_workgroup(language).into()),
-                caps,
-            )?,
+            grid: call.grid,
             needed: vec![
-                rows * u64::from(head_dim.get()) * 4,
-                slots * row::row_bytes(head_dim, self.codec.bits),
-                slots * u64::from(head_dim.norms_per_pos()) * 4,
+                call.source_bytes(),
+                call.packed_bytes(bits),
+                call.norms_bytes(),
                 size_of::<QuantizeKvParams>() as u64,
             ],
             uniforms: vec![(3, bytes_of(params).to_vec())],

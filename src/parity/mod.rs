@@ -13,6 +13,7 @@ pub mod flash_attn_vec_tq;
 pub mod fwht;
 #[cfg(feature = "msl-host")]
 pub mod originals;
+pub mod quantize_k_and_v;
 pub mod quantize_kv;
 
 mod attention;

@@ -90,7 +90,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 impl Case {
-    fn params(&self) -> QuantizeKvParams {
+    pub(super) fn params(&self) -> QuantizeKvParams {
         QuantizeKvParams {
             head_dim: self.codec.head_dim.get(),
             num_kv_heads: self.num_kv_heads,
@@ -306,29 +306,44 @@ impl super::Case for Case {
     }
 
     fn prepare(&self) -> Result<Box<dyn Prepared>, DriverError> {
-        let rows = self.num_tokens as usize * self.num_kv_heads as usize;
-        let mut src = Gaussian::new(self.seed).normals(rows * self.codec.head_dim.as_usize());
-        src.iter_mut().for_each(|x| *x *= self.amplitude);
-        let slots = self.num_kv_heads as usize * self.capacity as usize;
-        Ok(Box::new(Data {
-            case: *self,
-            want: self.want(&src),
-            src,
-            packed_before: vec![BYTE_BEFORE; slots * self.row_bytes()],
-            norms_before: vec![NORM_BEFORE; slots * self.norms_per_pos()],
-        }))
+        Ok(Box::new(Side::new(*self)))
     }
 }
 
-struct Data {
+/// K or V: its rows, what they must become, and what its cache holds before.
+pub(super) struct Side {
     case: Case,
-    src: Vec<f32>,
+    pub src: Vec<f32>,
     want: Vec<Option<Encoded>>,
-    packed_before: Vec<u8>,
-    norms_before: Vec<f32>,
+    pub packed_before: Vec<u8>,
+    pub norms_before: Vec<f32>,
 }
 
-impl Prepared for Data {
+impl Side {
+    pub fn new(case: Case) -> Self {
+        let rows = case.num_tokens as usize * case.num_kv_heads as usize;
+        let mut src = Gaussian::new(case.seed).normals(rows * case.codec.head_dim.as_usize());
+        src.iter_mut().for_each(|x| *x *= case.amplitude);
+        let slots = case.num_kv_heads as usize * case.capacity as usize;
+        Self {
+            case,
+            want: case.want(&src),
+            src,
+            packed_before: vec![BYTE_BEFORE; slots * case.row_bytes()],
+            norms_before: vec![NORM_BEFORE; slots * case.norms_per_pos()],
+        }
+    }
+
+    pub fn judge(&self, packed: &[u8], norms: &[f32]) -> Outcome {
+        self.case.judge(&self.want, packed, norms)
+    }
+
+    pub fn judge_pair(&self, left: (&[u8], &[f32]), right: (&[u8], &[f32])) -> Outcome {
+        self.case.judge_pair(&self.want, left, right)
+    }
+}
+
+impl Prepared for Side {
     fn tape(
         &self,
         caps: &Caps,
@@ -345,12 +360,11 @@ impl Prepared for Data {
     }
 
     fn judge(&self, outputs: &[&[u8]]) -> CaseResult {
-        Ok(self.case.judge(&self.want, outputs[0], &floats(outputs[1])))
+        Ok(self.judge(outputs[0], &floats(outputs[1])))
     }
 
     fn judge_pair(&self, left: &[&[u8]], right: &[&[u8]]) -> CaseResult {
         let (left_norms, right_norms) = (floats(left[1]), floats(right[1]));
-        let (left, right) = ((left[0], &*left_norms), (right[0], &*right_norms));
-        Ok(self.case.judge_pair(&self.want, left, right))
+        Ok(self.judge_pair((left[0], &*left_norms), (right[0], &*right_norms)))
     }
 }

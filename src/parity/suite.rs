@@ -8,7 +8,7 @@ use super::report::{
 };
 use super::{
     Case, CaseResult, Prepared, dequantize_kv, flash_attn_tile, flash_attn_vec,
-    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_kv,
+    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv,
 };
 #[cfg(feature = "msl-host")]
 use super::{originals, run_prepared};
@@ -27,6 +27,7 @@ pub fn cases() -> Vec<Box<dyn Case>> {
     }
     boxed(fwht::cases())
         .chain(boxed(quantize_kv::cases()))
+        .chain(boxed(quantize_k_and_v::cases()))
         .chain(boxed(dequantize_kv::cases()))
         .chain(boxed(flash_attn_vec_tq::cases()))
         .chain(boxed(flash_attn_vec::cases()))

@@ -5,7 +5,7 @@ use wgtq::export::Variant;
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::kernels::{
     dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_kv,
+    quantize_k_and_v, quantize_kv,
 };
 use wgtq::oracle;
 use wgtq::oracle::dequantize_kv::PackedRows;
@@ -66,7 +66,7 @@ fn integers<const N: usize>(fields: [(&'static str, u32); N]) -> Fields<'static>
 pub fn all() -> Vec<Case> {
     let [k, v] = codecs();
     let cases = [rotation(), encode(k), decode(v), attend_packed(), attend_dense(), reduce()];
-    cases.into_iter().chain([encode(v), decode(k), attend_tiles()]).collect()
+    cases.into_iter().chain([encode(v), decode(k), encode_both(), attend_tiles()]).collect()
 }
 
 fn rotation() -> Case {
@@ -84,7 +84,7 @@ fn rotation() -> Case {
     }
 }
 
-fn encode(codec: Codec) -> Case {
+fn encoded(codec: Codec, seed: u64) -> (parity::quantize_kv::Case, Vec<f32>) {
     let case = parity::quantize_kv::Case {
         codec,
         num_kv_heads: KV_HEADS,
@@ -93,10 +93,12 @@ fn encode(codec: Codec) -> Case {
         write_pos: 40,
         sliding: true,
         amplitude: 1.0,
-        seed: 2,
+        seed,
     };
-    let x = Gaussian::new(case.seed).normals((case.num_tokens * KV_HEADS * D) as usize);
-    let slots = (KV_HEADS * CAPACITY) as usize;
+    (case, Gaussian::new(seed).normals((case.num_tokens * KV_HEADS * D) as usize))
+}
+
+fn encoder_fields(case: &parity::quantize_kv::Case) -> Fields<'static> {
     let mut fields = integers([
         ("head_dim", D),
         ("num_kv_heads", KV_HEADS),
@@ -107,16 +109,47 @@ fn encode(codec: Codec) -> Case {
         ("num_tokens", case.num_tokens),
     ]);
     fields.insert("scale_factor_d512", Number::F32(1.0));
+    fields
+}
+
+const SLOTS: usize = (KV_HEADS * CAPACITY) as usize;
+
+fn encode(codec: Codec) -> Case {
+    let (case, x) = encoded(codec, 2);
     let want = case.want(&x);
     Case {
         variant: Variant::QuantizeKv(quantize_kv::Problem { codec }),
-        fields,
+        fields: encoder_fields(&case),
         inputs: named([
             ("src", bytes(&x)),
-            ("packed", vec![0xa5; slots * row_bytes(&codec)]),
-            ("norms", bytes(&vec![-1f32; slots])),
+            ("packed", vec![0xa5; SLOTS * row_bytes(&codec)]),
+            ("norms", bytes(&vec![-1f32; SLOTS])),
         ]),
         judge: Box::new(move |out| case.judge(&want, &out["packed"], &floats(out, "norms"))),
+    }
+}
+
+fn encode_both() -> Case {
+    let [k_codec, v_codec] = codecs();
+    let [(k, k_rows), (v, v_rows)] = [encoded(k_codec, 11), encoded(v_codec, 12)];
+    let [k_want, v_want] = [k.want(&k_rows), v.want(&v_rows)];
+    let problem = quantize_k_and_v::Problem { k_bits: k_codec.bits, codec: v_codec };
+    Case {
+        variant: Variant::QuantizeKAndV(problem),
+        fields: encoder_fields(&v),
+        inputs: named([
+            ("k", bytes(&k_rows)),
+            ("v", bytes(&v_rows)),
+            ("k_packed", vec![0xa5; SLOTS * row_bytes(&k_codec)]),
+            ("k_norms", bytes(&vec![-1f32; SLOTS])),
+            ("v_packed", vec![0xa5; SLOTS * row_bytes(&v_codec)]),
+            ("v_norms", bytes(&vec![-1f32; SLOTS])),
+        ]),
+        judge: Box::new(move |out| {
+            let k = k.judge(&k_want, &out["k_packed"], &floats(out, "k_norms"));
+            let v = v.judge(&v_want, &out["v_packed"], &floats(out, "v_norms"));
+            if k.pass() { v } else { k }
+        }),
     }
 }
 

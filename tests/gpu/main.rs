@@ -9,5 +9,6 @@ mod flash_attn_vec;
 mod flash_attn_vec_reduce;
 mod flash_attn_vec_tq;
 mod fwht;
+mod quantize_k_and_v;
 mod quantize_kv;
 mod support;

@@ -1,0 +1,49 @@
+//! The table of the row kernels.
+
+use wgtq::bench::report::{Report, RowReport};
+use wgtq::legs::LegName;
+
+use crate::cmd::{print, table};
+
+/// Prints the table.
+pub(super) fn show(report: &Report) {
+    let msl = report.rows.iter().any(|row| row.leg == LegName::Msl.as_str());
+    let last = if msl { "/ MSL" } else { "/ trusted" };
+    let header =
+        ["shape", "tokens", "kernel", "bits", "leg", "us", "p10..p90", "GB/s", "% copy", last];
+    let mut rows = table(&header);
+    for row in &report.rows {
+        rows.add_row(cells(row, msl));
+    }
+    print(&rows.to_string());
+    print(
+        "GB/s: of the rows read and written, a row a token and KV head. Sampled rows, the last \
+         one among\nthem, were verified at every point.",
+    );
+}
+
+fn cells(row: &RowReport, msl: bool) -> Vec<String> {
+    let mut cells = vec![
+        row.preset.clone(),
+        row.tokens.to_string(),
+        row.kernel.clone(),
+        row.bits.clone().unwrap_or_else(|| "-".to_owned()),
+        row.leg.clone(),
+    ];
+    let Some(timing) = &row.timing else {
+        cells.extend(match &row.skipped {
+            Some(lacking) => ["skipped".to_owned(), lacking.clone()],
+            None => ["WRONG".to_owned(), row.detail.clone()],
+        });
+        return cells;
+    };
+    let ratio = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2}"));
+    cells.extend([
+        format!("{:.1}", timing.us),
+        format!("{:.1}..{:.1}", timing.us_p10, timing.us_p90),
+        format!("{:.*}", if timing.gb_s < 10.0 { 2 } else { 0 }, timing.gb_s),
+        timing.of_copy.map_or("-".to_owned(), |x| format!("{:.0}", 100.0 * x)),
+        ratio(if msl { timing.msl_ratio } else { timing.trusted_ratio }),
+    ]);
+    cells
+}
