@@ -160,12 +160,10 @@ impl DawnLeg {
     }
 
     fn source(&self, plan: &Plan) -> Source {
-        let mut source = assemble(plan, Target::WgslBrowser);
-        if let Some((_, new)) = self.replaced.iter().find(|(s, _)| s == plan.contract.stem) {
-            // The file is the last part: the lines before it stay.
-            source.text = source.text.replace(plan.contract.wgsl, new);
+        match self.replaced.iter().find(|(stem, _)| stem == plan.contract.stem) {
+            Some((_, text)) => assemble(&plan.with_text(text), Target::WgslBrowser),
+            None => assemble(plan, Target::WgslBrowser),
         }
-        source
     }
 
     /// Numbers of the pipelines of a tape's steps; what is new is made now.
