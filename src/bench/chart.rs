@@ -1,5 +1,5 @@
-//! Time against length as SVG: a panel a shape, both axes logarithmic, with the time that the
-//! stored bytes take at copy speed as a thin line under each format.
+//! Time against length as SVG: a panel a shape, both axes logarithmic. A colour is a format, a kind of
+//! line a leg; the time that the stored bytes take at copy speed is a thin line of the same colour.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -11,12 +11,8 @@ const PANEL: (u32, u32) = (760, 420);
 
 /// A picture of `report`; empty if nothing was timed.
 pub fn svg(report: &Report) -> Result<String, String> {
-    let mut presets: Vec<&str> = Vec::new();
-    for point in report.points.iter().filter(|p| p.timing.is_some()) {
-        if !presets.contains(&point.preset.as_str()) {
-            presets.push(&point.preset);
-        }
-    }
+    let timed = report.points.iter().filter(|p| p.timing.is_some());
+    let presets = distinct(timed.map(|p| p.preset.as_str()));
     let mut text = String::new();
     let size = (PANEL.0, PANEL.1 * presets.len().max(1) as u32);
     {
@@ -28,6 +24,15 @@ pub fn svg(report: &Report) -> Result<String, String> {
         area.present().map_err(|e| e.to_string())?;
     }
     Ok(text)
+}
+
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    names.fold(Vec::new(), |mut all, name| {
+        if !all.contains(&name) {
+            all.push(name);
+        }
+        all
+    })
 }
 
 type Drawn = Result<(), Box<dyn std::error::Error>>;
@@ -52,7 +57,7 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, report: &Report, preset: &str
         .x_label_area_size(42)
         .y_label_area_size(60)
         .build_cartesian_2d(
-            (low * 0.9..high * 1.15).log_scale(),
+            (low * 0.9..high * 1.15).log_scale().base(2.0),
             (bottom * 0.8..top * 1.3).log_scale(),
         )?;
     chart
@@ -62,29 +67,32 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, report: &Report, preset: &str
         .x_label_formatter(&|v| format!("{v:.0}"))
         .y_label_formatter(&|v| format!("{v}"))
         .draw()?;
-    let mut series: Vec<(&str, &str)> = Vec::new();
-    for p in &points {
-        if !series.contains(&(&*p.format, &*p.leg)) {
-            series.push((&p.format, &p.leg));
+    let formats = distinct(points.iter().map(|p| p.format.as_str()));
+    let legs = distinct(points.iter().map(|p| p.leg.as_str()));
+    for (f, format) in formats.iter().enumerate() {
+        let color = Palette99::pick(f).to_rgba();
+        for (l, leg) in legs.iter().enumerate() {
+            let mine = || points.iter().filter(|p| p.format == *format && p.leg == *leg);
+            let line = mine().map(|p| (f64::from(p.kv_seq_len), us(p)));
+            // The last leg is the one without checks, or native: drawn whole, the others in dashes.
+            let gap = 4 * (legs.len() - 1 - l) as i32;
+            chart
+                .draw_series(DashedLineSeries::new(line, 8, gap, color.stroke_width(2)))?
+                .label(format!("{format} {leg}"))
+                .legend(move |(x, y)| {
+                    let end = x + if gap == 0 { 18 } else { 8 };
+                    PathElement::new([(x, y), (end, y)], color.stroke_width(2))
+                });
+            let dots = mine().map(|p| (f64::from(p.kv_seq_len), us(p)));
+            chart.draw_series(dots.map(|at| Circle::new(at, 3, color.filled())))?;
         }
-    }
-    for (i, (format, leg)) in series.iter().enumerate() {
-        let color = Palette99::pick(i).to_rgba();
-        let mine = || points.iter().filter(|p| (&*p.format, &*p.leg) == (*format, *leg));
-        let at = |p: &PointReport, y: f64| (f64::from(p.kv_seq_len), y);
-        chart
-            .draw_series(LineSeries::new(mine().map(|p| at(p, us(p))), color.stroke_width(2)))?
-            .label(format!("{format} {leg}"))
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
-        chart.draw_series(mine().map(|p| Circle::new(at(p, us(p)), 3, color.filled())))?;
-        chart.draw_series(LineSeries::new(
-            mine().map(|p| at(p, floor(p))),
-            color.mix(0.5).stroke_width(1),
-        ))?;
+        let stored = points.iter().filter(|p| p.format == *format && p.leg == legs[0]);
+        let least = stored.map(|p| (f64::from(p.kv_seq_len), floor(p)));
+        chart.draw_series(LineSeries::new(least, color.stroke_width(1)))?;
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .border_style(BLACK.mix(0.3))
         .background_style(WHITE.mix(0.8))
         .draw()?;
