@@ -91,11 +91,19 @@ fn row_kernels_are_verified_and_timed() {
 }
 
 #[test]
-fn the_kept_report_is_valid_and_every_point_was_right() {
-    let text = include_str!("data/bench-h100.json");
-    let report: Value = serde_json::from_str(text).unwrap();
-    validate(&report);
-    assert!(report["points"].as_array().unwrap().iter().all(|p| p["verified"] == true));
+fn the_kept_reports_are_valid_and_every_point_was_right() {
+    for text in [
+        include_str!("data/bench-h100.json"),
+        include_str!("data/bench-h100-xs.json"),
+        include_str!("data/bench-h100-rows.json"),
+    ] {
+        let report: Value = serde_json::from_str(text).unwrap();
+        validate(&report);
+        let all = |list: &str| report[list].as_array().unwrap().iter().cloned();
+        let points: Vec<Value> = all("points").chain(all("rows")).collect();
+        assert!(!points.is_empty());
+        assert!(points.iter().all(|p| p["verified"] == true && p["timing"].is_object()));
+    }
 }
 
 #[test]
