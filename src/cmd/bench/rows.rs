@@ -38,9 +38,10 @@ fn cells(row: &RowReport, msl: bool) -> Vec<String> {
         return cells;
     };
     let ratio = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2}"));
+    let digits = usize::from(timing.us < 1000.0);
     cells.extend([
-        format!("{:.1}", timing.us),
-        format!("{:.1}..{:.1}", timing.us_p10, timing.us_p90),
+        format!("{:.digits$}", timing.us),
+        format!("{:.digits$}..{:.digits$}", timing.us_p10, timing.us_p90),
         format!("{:.*}", if timing.gb_s < 10.0 { 2 } else { 0 }, timing.gb_s),
         timing.of_copy.map_or("-".to_owned(), |x| format!("{:.0}", 100.0 * x)),
         ratio(if msl { timing.msl_ratio } else { timing.trusted_ratio }),
