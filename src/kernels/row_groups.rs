@@ -76,15 +76,16 @@ impl RowGroups {
         let gqa = shape.num_heads / shape.num_kv_heads;
         let lanes = lanes(head_dim, subgroup);
         let coords = head_dim / lanes;
-        // Narrow subgroups are software's: its registers are memory.
-        let held = if lanes < 16 { MAX_GROUP } else { (LANE_FLOATS / coords).clamp(1, MAX_GROUP) };
+        // Narrow subgroups are software's: its registers are memory, and its compiler takes its time.
+        let software = subgroup.is_none_or(|width| width < 16);
+        let held = if software { MAX_GROUP } else { (LANE_FLOATS / coords).clamp(1, MAX_GROUP) };
         let groups_per_kv = gqa.div_ceil(held);
         let group = gqa.div_ceil(groups_per_kv);
-        let rows = if subgroup.is_some() {
-            let rows = (LANE_BITS / (coords * shape.coord_bits)).clamp(1, 8);
-            (1 << rows.ilog2()).min(MAX_SCORES / group.next_power_of_two())
-        } else {
-            1
+        let rows = (LANE_BITS / (coords * shape.coord_bits)).clamp(1, 8);
+        let rows = match subgroup {
+            None => 1,
+            Some(_) if software => 2,
+            Some(_) => (1 << rows.ilog2()).min(MAX_SCORES / group.next_power_of_two()),
         };
         let mut threads = THREADS.min(caps.max_workgroup_threads);
         while threads > lanes && threads / lanes * head_dim * 4 > MERGE_BYTES {
