@@ -10,11 +10,11 @@ use wgtq::parity::flash_attn_tile::cases;
 use wgtq::parity::{ATTENTION_NRMSE, Case, CaseResult, PackedCache, Prepared, judge, judge_pair};
 use wgtq::rng::Gaussian;
 
-use crate::support::check;
+use crate::support::{check, check_each};
 
 #[test]
 fn every_edge_format_and_batch_equals_the_oracle() {
-    cases().iter().for_each(check);
+    check_each(&cases());
 }
 
 const HEADS: u32 = 6;

@@ -3,11 +3,11 @@ use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::parity::flash_attn_vec::{Case, cases};
 
 use crate::flash_attn_vec_tq::any_case;
-use crate::support::check;
+use crate::support::{check, check_each};
 
 #[test]
 fn every_edge_and_ratio_in_both_types_equals_the_oracle() {
-    cases().iter().for_each(check);
+    check_each(&cases());
 }
 
 proptest! {

@@ -1,8 +1,8 @@
 use wgtq::parity::fwht::cases;
 
-use crate::support::check;
+use crate::support::check_each;
 
 #[test]
 fn every_head_dim_rotation_and_direction_equals_the_oracle() {
-    cases().iter().for_each(check);
+    check_each(&cases());
 }

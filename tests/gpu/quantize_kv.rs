@@ -8,11 +8,11 @@ use wgtq::params::QuantizeKvParams;
 use wgtq::parity::quantize_kv::{Case, cases};
 use wgtq::rng::Gaussian;
 
-use crate::support::{check, without_gpu};
+use crate::support::{check, check_each, without_gpu};
 
 #[test]
 fn codes_and_norms_equal_the_oracle_and_neighbours_keep_their_bytes() {
-    cases().iter().for_each(check);
+    check_each(&cases());
 }
 
 proptest! {

@@ -48,8 +48,21 @@ pub fn without_gpu() -> bool {
     std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none")
 }
 
-/// Runs a case on every leg and fails with the case, the leg and the worst element.
+/// Runs each case on WGSL with checks and on one of the other legs, which take turns: most of the
+/// time goes into compiling pipelines. `wgtq parity` runs every case on every leg.
+pub fn check_each(cases: &[impl Case]) {
+    for (i, case) in cases.iter().enumerate() {
+        check_on(case, |leg| leg == 0 || leg == 1 + i % 3);
+    }
+}
+
+/// Runs a case on every leg.
 pub fn check(case: &impl Case) {
+    check_on(case, |_| true);
+}
+
+/// Runs a case on the legs of these numbers and fails with the case, the leg and the worst element.
+fn check_on(case: &impl Case, wanted: impl Fn(usize) -> bool) {
     if without_gpu() {
         return;
     }
@@ -58,7 +71,7 @@ pub fn check(case: &impl Case) {
         .get_or_init(|| Mutex::new(open()))
         .lock()
         .unwrap_or_else(std::sync::PoisonError::into_inner);
-    for (label, leg) in &mut legs.0 {
+    for (_, (label, leg)) in legs.0.iter_mut().enumerate().filter(|(i, _)| wanted(*i)) {
         match case.run(leg.as_mut()) {
             Ok(o) => assert!(
                 o.pass(),
