@@ -300,11 +300,11 @@ fn broken_msl_is_caught() {
     };
     let (passed, findings) = run("params.ring_start", "0u");
     assert!(!passed && findings.is_empty(), "{findings:?}");
-    let barrier = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint here";
-    let (_, findings) = run(barrier, "        uint here");
+    let barrier = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint heads";
+    let (_, findings) = run(barrier, "        uint heads");
     assert!(findings.iter().any(|f| f.kind == "data_race"), "{findings:?}");
-    let flags = "threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint here";
-    let (_, findings) = run(flags, "threadgroup_barrier(mem_flags::mem_none);\n        uint here");
+    let flags = "threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint heads";
+    let (_, findings) = run(flags, "threadgroup_barrier(mem_flags::mem_none);\n        uint heads");
     assert!(findings.iter().any(|f| f.kind == "missing_fence"), "{findings:?}");
 }
 
