@@ -437,7 +437,7 @@ fn a_kernel_that_drops_the_newest_slot_is_caught_by_the_probe() {
         assert_eq!(seen.positions, want - 1, "n {n} window {window}");
 
         // Slots taken for positions: what the published kernels did.
-        let physical = contract.wgsl.replace("ring_slot(i, params.ring_start,", "ring_slot(i, 0u,");
+        let physical = contract.wgsl.replace("end - 1u), params.ring_start,", "end - 1u), 0u,");
         assert_ne!(physical, contract.wgsl);
         leg.replace_source(contract.stem, &physical);
         let seen = positions_visited(&mut leg, &shape, &step(n, window)).unwrap();
