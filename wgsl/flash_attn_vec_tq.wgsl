@@ -20,12 +20,9 @@ const OWNERS = min(SCORES, BLOCK_LANES);   // lanes that share the scores of a r
 const OWNED = SCORES / OWNERS;             // scores of each
 const HEADS_OWNED = max(1u, GROUP_PAD / OWNERS); // query heads of these
 
-alias KWords = array<u32, K_WORDS>;
-alias VWords = array<u32, V_WORDS>;
-alias Vectors = array<vec4<f32>, GROUP * VECS>; // [head][coord / 4], a lane's own
-alias Scores = array<f32, SCORES>;              // [row][head], a lane's own part
-alias Owned = array<f32, OWNED>;
-alias Heads = array<f32, GROUP_PAD>;
+// Arrays of a lane, by their length: K_WORDS and V_WORDS codes of a row, GROUP * VECS vectors of
+// query heads [head][coord / 4], SCORES its own part of scores [row][head], OWNED, GROUP_PAD one of
+// each query head. Without aliases: for HLSL, naga defines the zero of two aliases of a type twice.
 
 // Rounds in which owned values are put.
 const BLOCKS_ROUND = 0u;
@@ -64,10 +61,10 @@ struct Params {
 
 // What a lane reads of a tile.
 struct Tile {
-    k: array<KWords, ROWS>,
-    v: array<VWords, ROWS>,
-    k_norms: Owned,
-    v_norms: Owned,
+    k: array<array<u32, K_WORDS>, ROWS>,
+    v: array<array<u32, V_WORDS>, ROWS>,
+    k_norms: array<f32, OWNED>,
+    v_norms: array<f32, OWNED>,
 }
 
 // Row of K and V of a position; rows past the end repeat the last one.
@@ -101,8 +98,11 @@ fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
 }
 
 @compute @workgroup_size(WORKGROUP_SIZE)
-fn main(in: Invocation, @builtin(workgroup_id) workgroup: vec3<u32>) {
-    let tid = in.tid;
+fn main(
+    @builtin(local_invocation_index) tid: u32,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+) {
+    let in = invocation(tid);
     let lane = tid % LANES;
     let row_group = tid / LANES;
     let kv_head = workgroup.x / GROUPS_PER_KV;
@@ -121,7 +121,7 @@ fn main(in: Invocation, @builtin(workgroup_id) workgroup: vec3<u32>) {
     if (begin < end) {
         next = tile_at(tid, begin, end, kv_head);
     }
-    var query = Vectors();
+    var query = array<vec4<f32>, GROUP * VECS>();
     for (var h = 0u; h < GROUP; h++) { // unroll
         let head = min(first_head + h, end_head - 1u);
         for (var i = 0u; i < VECS; i++) { // unroll
@@ -132,10 +132,10 @@ fn main(in: Invocation, @builtin(workgroup_id) workgroup: vec3<u32>) {
     workgroupBarrier();
 
     let start = sum_start(exchange_fits(in));
-    var top = Heads();        // running maximum, to within SLACK
-    var owned_top = Owned();  // the same of the owned scores' heads
-    var owned_sum = Owned();
-    var acc = Vectors();
+    var top = array<f32, GROUP_PAD>();        // running maximum, to within SLACK
+    var owned_top = array<f32, OWNED>();  // the same of the owned scores' heads
+    var owned_sum = array<f32, OWNED>();
+    var acc = array<vec4<f32>, GROUP * VECS>();
     for (var h = 0u; h < GROUP; h++) { // unroll
         top[h] = NO_SCORE;
         for (var i = 0u; i < VECS; i++) { // unroll
@@ -154,7 +154,7 @@ fn main(in: Invocation, @builtin(workgroup_id) workgroup: vec3<u32>) {
         }
 
         // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
-        var scores = Scores();
+        var scores = array<f32, SCORES>();
         for (var r = 0u; r < ROWS; r++) { // unroll
             for (var i = 0u; i < VECS; i++) { // unroll
                 let bit = 4u * i * K_BITS;
@@ -224,7 +224,7 @@ fn main(in: Invocation, @builtin(workgroup_id) workgroup: vec3<u32>) {
 
         // Phase 4: add the weighted V rows.
         for (var r = 0u; r < ROWS; r++) { // unroll
-            var weights = Heads();
+            var weights = array<f32, GROUP_PAD>();
             for (var h = 0u; h < GROUP; h++) { // unroll
                 weights[h] = score_get(in, owned, r * GROUP_PAD + h);
             }

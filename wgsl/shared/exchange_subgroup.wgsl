@@ -8,8 +8,14 @@
 const EXCHANGE_BARRIER = false; // what was put is there at once
 
 struct Invocation {
-    @builtin(local_invocation_index) tid: u32,
-    @builtin(subgroup_invocation_id) subgroup_lane: u32,
+    tid: u32,
+    subgroup_lane: u32,
+}
+
+// Call it before any lane has gone another way: the lane's number is how many are before it. The
+// built-in of that name would be an argument of the entry point, which has none without subgroups.
+fn invocation(tid: u32) -> Invocation {
+    return Invocation(tid, subgroupExclusiveAdd(1u));
 }
 
 // Whether the shuffles reach the lanes they mean. They do not where subgroups are narrower than
@@ -23,12 +29,12 @@ fn exchange_fits(in: Invocation) -> bool {
     return fits;
 }
 
-fn scores_put(in: Invocation, scores: Scores) {
+fn scores_put(in: Invocation, scores: array<f32, SCORES>) {
 }
 
 // Sums of the owned scores over the lanes of a block. A lane that still holds several scores keeps
 // every other one and gives the rest to its partner, so that each step halves the work.
-fn block_sums(in: Invocation, scores: Scores) -> Owned {
+fn block_sums(in: Invocation, scores: array<f32, SCORES>) -> array<f32, OWNED> {
     var x = scores;
     for (var step = 1u; step < OWNERS; step <<= 1u) { // unroll
         let odd = (in.tid & step) != 0u;
@@ -38,7 +44,7 @@ fn block_sums(in: Invocation, scores: Scores) -> Owned {
             x[j] = keep + subgroupShuffleXor(give, step);
         }
     }
-    var owned = Owned();
+    var owned = array<f32, OWNED>();
     for (var j = 0u; j < OWNED; j++) { // unroll
         owned[j] = x[j];
         for (var step = OWNERS; step < BLOCK_LANES; step <<= 1u) { // unroll
@@ -48,11 +54,11 @@ fn block_sums(in: Invocation, scores: Scores) -> Owned {
     return owned;
 }
 
-fn owned_put(in: Invocation, round: u32, owned: Owned) {
+fn owned_put(in: Invocation, round: u32, owned: array<f32, OWNED>) {
 }
 
 // Sums of the owned scores over the blocks.
-fn row_sums(in: Invocation, owned: Owned) -> Owned {
+fn row_sums(in: Invocation, owned: array<f32, OWNED>) -> array<f32, OWNED> {
     var x = owned;
     for (var j = 0u; j < OWNED; j++) { // unroll
         for (var step = BLOCK_LANES; step < LANES; step <<= 1u) { // unroll
@@ -63,7 +69,7 @@ fn row_sums(in: Invocation, owned: Owned) -> Owned {
 }
 
 // Largest score of each query head.
-fn head_maxima(in: Invocation, owned: Owned) -> Heads {
+fn head_maxima(in: Invocation, owned: array<f32, OWNED>) -> array<f32, GROUP_PAD> {
     var x = owned;
     for (var j = HEADS_OWNED; j < OWNED; j++) { // unroll
         x[j % HEADS_OWNED] = max(x[j % HEADS_OWNED], x[j]);
@@ -73,7 +79,7 @@ fn head_maxima(in: Invocation, owned: Owned) -> Heads {
             x[j] = max(x[j], subgroupShuffleXor(x[j], step));
         }
     }
-    var maxima = Heads();
+    var maxima = array<f32, GROUP_PAD>();
     for (var h = 0u; h < GROUP; h++) { // unroll
         maxima[h] = score_get(in, x, h);
     }
@@ -81,7 +87,7 @@ fn head_maxima(in: Invocation, owned: Owned) -> Heads {
 }
 
 // Score or weight v, from the lane of the same block that owns it.
-fn score_get(in: Invocation, owned: Owned, v: u32) -> f32 {
+fn score_get(in: Invocation, owned: array<f32, OWNED>, v: u32) -> f32 {
     var x = owned;
     return subgroupShuffle(x[v / OWNERS], in.subgroup_lane / OWNERS * OWNERS + v % OWNERS);
 }

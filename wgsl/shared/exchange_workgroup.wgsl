@@ -8,7 +8,11 @@
 const EXCHANGE_BARRIER = true; // between a put and what reads it
 
 struct Invocation {
-    @builtin(local_invocation_index) tid: u32,
+    tid: u32,
+}
+
+fn invocation(tid: u32) -> Invocation {
+    return Invocation(tid);
 }
 
 var<workgroup> exchanged_scores: array<f32, SCORES * WORKGROUP_SIZE>;
@@ -18,7 +22,7 @@ fn exchange_fits(in: Invocation) -> bool {
     return true;
 }
 
-fn scores_put(in: Invocation, scores: Scores) {
+fn scores_put(in: Invocation, scores: array<f32, SCORES>) {
     var x = scores;
     for (var v = 0u; v < SCORES; v++) { // unroll
         exchanged_scores[v * WORKGROUP_SIZE + in.tid] = x[v];
@@ -26,8 +30,8 @@ fn scores_put(in: Invocation, scores: Scores) {
 }
 
 // Sums of the owned scores over the lanes of a block.
-fn block_sums(in: Invocation, scores: Scores) -> Owned {
-    var owned = Owned();
+fn block_sums(in: Invocation, scores: array<f32, SCORES>) -> array<f32, OWNED> {
+    var owned = array<f32, OWNED>();
     for (var j = 0u; j < OWNED; j++) { // unroll
         let v = j * OWNERS + in.tid % OWNERS;
         let first = v * WORKGROUP_SIZE + in.tid / BLOCK_LANES * BLOCK_LANES;
@@ -43,7 +47,7 @@ fn exchanged_at(in: Invocation, round: u32, j: u32) -> u32 {
     return (round * OWNED + j) * WORKGROUP_SIZE + in.tid / LANES * LANES;
 }
 
-fn owned_put(in: Invocation, round: u32, owned: Owned) {
+fn owned_put(in: Invocation, round: u32, owned: array<f32, OWNED>) {
     var x = owned;
     for (var j = 0u; j < OWNED; j++) { // unroll
         exchanged_owned[exchanged_at(in, round, j) + in.tid % LANES] = x[j];
@@ -51,8 +55,8 @@ fn owned_put(in: Invocation, round: u32, owned: Owned) {
 }
 
 // Sums of the owned scores over the blocks.
-fn row_sums(in: Invocation, owned: Owned) -> Owned {
-    var sums = Owned();
+fn row_sums(in: Invocation, owned: array<f32, OWNED>) -> array<f32, OWNED> {
+    var sums = array<f32, OWNED>();
     for (var j = 0u; j < OWNED; j++) { // unroll
         for (var l = in.tid % BLOCK_LANES; l < LANES; l += BLOCK_LANES) {
             sums[j] += exchanged_owned[exchanged_at(in, BLOCKS_ROUND, j) + l];
@@ -62,8 +66,8 @@ fn row_sums(in: Invocation, owned: Owned) -> Owned {
 }
 
 // Largest score of each query head.
-fn head_maxima(in: Invocation, owned: Owned) -> Heads {
-    var maxima = Heads();
+fn head_maxima(in: Invocation, owned: array<f32, OWNED>) -> array<f32, GROUP_PAD> {
+    var maxima = array<f32, GROUP_PAD>();
     for (var h = 0u; h < GROUP; h++) { // unroll
         maxima[h] = NO_SCORE;
         for (var v = h; v < SCORES; v += GROUP_PAD) { // unroll
@@ -75,7 +79,7 @@ fn head_maxima(in: Invocation, owned: Owned) -> Heads {
 }
 
 // Weight v, from the lane of the same block that owns it.
-fn score_get(in: Invocation, owned: Owned, v: u32) -> f32 {
+fn score_get(in: Invocation, owned: array<f32, OWNED>, v: u32) -> f32 {
     let own_first = in.tid % LANES / OWNERS * OWNERS;
     return exchanged_owned[exchanged_at(in, WEIGHTS_ROUND, v / OWNERS) + own_first + v % OWNERS];
 }
