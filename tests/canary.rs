@@ -242,6 +242,7 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
         sliding_window: 0,
         softcap: 0.0,
         nwg: 1,
+        weight_floor: 0.0,
         score_sigma: 2.0,
         seed: 6,
     };
