@@ -93,8 +93,10 @@ const CHECKED: &[&str] = &[
     "-tsan-instrument-read-before-write=1",
     "-fsanitize=local-bounds",
     "-fsanitize-trap=local-bounds",
-    "-fsanitize=alignment,integer-divide-by-zero,shift-exponent,float-cast-overflow",
-    "-fsanitize-recover=alignment,integer-divide-by-zero,shift-exponent,float-cast-overflow",
+    "-fsanitize=alignment,integer-divide-by-zero,signed-integer-overflow,shift-exponent,\
+     float-cast-overflow",
+    "-fsanitize-recover=alignment,integer-divide-by-zero,signed-integer-overflow,shift-exponent,\
+     float-cast-overflow",
 ];
 /// Headers that MSL includes; their contents come from the shim.
 const STUB_HEADERS: [&str; 5] =
