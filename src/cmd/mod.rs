@@ -27,7 +27,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgtq::codec::{Bits, CodecSettings, HeadDim, Rotation};
 use wgtq::driver::DriverError;
 use wgtq::gpu::device::{Backend, Selection};
-use wgtq::legs::{Leg, LegName};
+use wgtq::legs::{Leg, LegName, MslHostLeg};
 
 /// Flags that choose a GPU.
 #[derive(Debug, Clone, clap::Args)]
@@ -70,22 +70,39 @@ pub struct MslArgs {
 }
 
 impl MslArgs {
-    /// Refuses the flag where no leg would use it.
-    pub fn check(&self, legs: &[LegName]) -> Result<(), DriverError> {
-        if self.msl_dir.is_none() || legs.contains(&LegName::MslHost) {
-            return Ok(());
-        }
-        let found: Vec<&str> = legs.iter().map(|l| l.as_str()).collect();
-        Err(DriverError::Argument {
-            flag: "--msl-dir",
-            need: "--leg msl-host".to_owned(),
-            found: format!("--leg {}", found.join(",")),
-        })
-    }
-
     /// The folder.
     pub fn folder(&self) -> Option<&Path> {
         self.msl_dir.as_deref()
+    }
+}
+
+/// What leg `msl-host` runs, and how it and `wgsl-naga-msl` run it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HostArgs {
+    #[command(flatten)]
+    msl: MslArgs,
+    /// Check every access of legs msl-host and wgsl-naga-msl, in both orders of lanes and in
+    /// lockstep: a finding, or bits that differ between these, is an error
+    #[arg(long, conflicts_with = "msl_dir")]
+    check: bool,
+}
+
+impl HostArgs {
+    /// Refuses flags where no leg would use them.
+    pub fn refuse_unused(&self, legs: &[LegName]) -> Result<(), DriverError> {
+        let unused = |flag, need: &str| {
+            let found: Vec<&str> = legs.iter().map(|l| l.as_str()).collect();
+            let found = format!("--leg {}", found.join(","));
+            Err(DriverError::Argument { flag, need: need.to_owned(), found })
+        };
+        let host = legs.contains(&LegName::MslHost);
+        if self.msl.msl_dir.is_some() && !host {
+            return unused("--msl-dir", "--leg msl-host");
+        }
+        if self.check && !host && !legs.contains(&LegName::WgslNagaMsl) {
+            return unused("--check", "--leg msl-host or --leg wgsl-naga-msl");
+        }
+        Ok(())
     }
 
     /// Opens a leg.
@@ -94,7 +111,20 @@ impl MslArgs {
         name: LegName,
         selection: &Selection,
     ) -> Result<Box<dyn Leg + Send>, DriverError> {
-        name.open_with(selection, self.msl_dir.as_deref())
+        if self.check && matches!(name, LegName::MslHost | LegName::WgslNagaMsl) {
+            let mut leg = MslHostLeg::open(name)?;
+            leg.every_way = true;
+            return Ok(Box::new(leg));
+        }
+        name.open_with(selection, self.msl.folder())
+    }
+
+    /// The same choices as flags for `leg`.
+    fn flags(&self, leg: LegName) -> Vec<String> {
+        let folder = self.msl.folder().filter(|_| leg == LegName::MslHost);
+        let folder = folder.iter().flat_map(|f| ["--msl-dir".to_owned(), f.display().to_string()]);
+        let check = self.check && matches!(leg, LegName::MslHost | LegName::WgslNagaMsl);
+        folder.chain(check.then(|| "--check".to_owned())).collect()
     }
 }
 
@@ -102,7 +132,7 @@ impl MslArgs {
 pub struct Legs<'a> {
     pub names: &'a [LegName],
     pub gpu: GpuArgs,
-    pub msl: MslArgs,
+    pub host: HostArgs,
 }
 
 impl Legs<'_> {
@@ -112,7 +142,7 @@ impl Legs<'_> {
         let mut legs: Vec<Box<dyn Leg + Send>> = Vec::new();
         for name in self.names {
             if legs.iter().all(|leg| leg.name() != *name) {
-                let leg = self.msl.open(*name, &selection)?;
+                let leg = self.host.open(*name, &selection)?;
                 note(&format!("leg {} on {}", name.as_str(), leg.adapter().line()));
                 legs.push(leg);
             }
@@ -123,9 +153,7 @@ impl Legs<'_> {
     /// The same choices as flags, for a subprocess that runs one leg.
     pub fn flags(&self, leg: LegName) -> Vec<String> {
         let mut flags = self.gpu.flags();
-        if let Some(folder) = self.msl.msl_dir.as_ref().filter(|_| leg == LegName::MslHost) {
-            flags.extend(["--msl-dir".to_owned(), folder.display().to_string()]);
-        }
+        flags.extend(self.host.flags(leg));
         flags
     }
 }
