@@ -142,7 +142,6 @@ impl Toolchain {
             name,
             source,
         ]));
-        let object = folder.join("kernel.so");
         let preprocessed = folder.join("preprocessed.metal");
         if !preprocessed.exists() {
             self.in_new_folder(&folder, |new| {
@@ -158,6 +157,8 @@ impl Toolchain {
         }
         let scanned = prescan(&read(&preprocessed)?)
             .map_err(|e| DriverError::MslSource { message: format!("{name}: {e}") })?;
+        // Another pre-scan may make another text of the same source.
+        let object = folder.join(format!("{}.so", self.hash(&[&scanned.cpp])));
         if !object.exists() {
             let work = work_folder(&folder)?;
             let partial = work.path().join("kernel.so");
