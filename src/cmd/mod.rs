@@ -29,6 +29,9 @@ use wgtq::driver::DriverError;
 use wgtq::gpu::device::{Backend, Selection};
 use wgtq::legs::{Leg, LegName, MslHostLeg};
 
+/// Columns of a terminal that everything fits.
+pub const WIDTH: usize = 100;
+
 /// Flags that choose a GPU.
 #[derive(Debug, Clone, clap::Args)]
 pub struct GpuArgs {
@@ -300,9 +303,26 @@ pub fn table(header: &[&str]) -> Table {
     table
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(100)
+        .set_width(WIDTH as u16)
         .set_header(header);
     table
+}
+
+/// Breaks a text at spaces; the lines after the first start with `indent`.
+pub fn wrap(text: &str, indent: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let last = lines.last().map_or("", String::as_str);
+        let width = last.chars().count() + word.trim_end().chars().count();
+        // A word that is too long by itself gets a line of its own.
+        if width > WIDTH && !last.trim().is_empty() {
+            lines.push(indent.to_owned());
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(word);
+        }
+    }
+    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// A spinner on stderr that appears once work takes longer than a moment.
@@ -346,4 +366,18 @@ pub fn seed(text: &str) -> Result<u64, String> {
         None => text.replace('_', "").parse(),
     };
     parsed.map_err(|_| "need a u64, decimal or 0x hexadecimal".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_broken_at_spaces_and_keep_their_indent() {
+        let text = format!("  {}", "word ".repeat(40));
+        let lines: Vec<String> = wrap(&text, "  ").lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|l| l.starts_with("  word") && l.len() <= WIDTH), "{lines:?}");
+        assert_eq!(wrap(&"x".repeat(120), "  ").lines().last(), Some(&*"x".repeat(120)));
+    }
 }

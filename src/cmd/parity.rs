@@ -171,7 +171,8 @@ impl Args {
             };
             match opened {
                 Ok(mut leg) => {
-                    super::note(&format!("leg {label} on {}", leg.leg().adapter().line()));
+                    let line = format!("leg {label} on {}", leg.leg().adapter().line());
+                    super::note(super::wrap(&line, "    ").trim_end());
                     let adapter = Some(leg.leg().adapter().clone());
                     leg.label.clone_from(&label);
                     reports.push(LegReport { label, available: true, reason: None, adapter });
