@@ -6,7 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that cannot go on should say where")]
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
 use serde_json::{Value, json};
@@ -309,6 +309,71 @@ fn broken_msl_is_caught() {
     assert!(findings.iter().any(|f| f.kind == "missing_fence"), "{findings:?}");
 }
 
+/// What `--check` asks of a replay or a sweep: no finding, and the same bits in every way.
+#[test]
+fn every_way_must_write_the_same_bits_without_a_finding() {
+    if without_clang() {
+        return;
+    }
+    let case = dequantize_kv::Case {
+        codec: Codec::new(HeadDim::ALL[0], Bits::B4, Rotation::Plain),
+        num_kv_heads: 3,
+        num_tokens: 4,
+        capacity: 9,
+        read_pos: 7,
+        head_major: true,
+        seed: 3,
+    };
+    let text = kernels::dequantize_kv::CONTRACT.msl;
+    let ends = |text: &str| {
+        let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
+        leg.every_way = true;
+        leg.replace_source("dequantize_kv", text);
+        match case.run(&mut leg) {
+            Ok(outcome) => format!("pass {}", outcome.pass()),
+            Err(error) => error.to_string(),
+        }
+    };
+    assert_eq!(ends(text), "pass true");
+
+    let barrier = "    threadgroup_barrier(mem_flags::mem_threadgroup);\n";
+    assert!(text.contains(barrier));
+    let found = ends(&text.replacen(barrier, "", 1));
+    assert!(found.contains("data_race") && found.contains(".metal:"), "{found}");
+
+    // Threads take numbers in the order in which they come: no race, and no two ways alike.
+    let numbered = text
+        .replacen("    codebook_fill(", "    threadgroup atomic_uint next;\n    if (tid == 0u) atomic_store_explicit(&next, 0u, memory_order_relaxed);\n    codebook_fill(", 1)
+        .replacen("params.scale_factor_d512);", "params.scale_factor_d512) * (1.0f + 1e-6f * float(atomic_fetch_add_explicit(&next, 1u, memory_order_relaxed)));", 1);
+    let found = ends(&numbered);
+    assert!(found.contains("the outputs differ between strict and"), "{found}");
+}
+
+#[test]
+fn replay_checks_both_forms_of_msl_and_refuses_what_it_cannot_check() {
+    if without_clang() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let replay = |extra: &[&str]| {
+        let manifest =
+            concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/smollm2-l15-n96/manifest.json");
+        Command::cargo_bin("wgtq")
+            .unwrap()
+            .args(["replay", "--manifest", manifest, "--check", "--out"])
+            .arg(folder.path().join("replay"))
+            .args(extra)
+            .output()
+            .unwrap()
+    };
+    let output = replay(&["--leg", "msl-host,wgsl-naga-msl"]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = replay(&["--leg", "wgsl"]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("--check: need --leg msl-host or --leg wgsl-naga-msl"), "{text}");
+}
+
 fn source(body: &str) -> String {
     format!(
         "#include <metal_stdlib>\nusing namespace metal;\n\
@@ -385,6 +450,42 @@ fn a_file_compiles_in_seconds_and_comes_from_the_cache_in_milliseconds() {
     println!("first, with the host: {first:.0} ms; cold: {cold:.0} ms; warm: {warm:.1} ms");
     assert!(cold < 5000.0, "cold {cold} ms");
     assert!(warm < 50.0, "warm {warm} ms");
+}
+
+/// The project's own files, by the clock on the wall round the whole program.
+#[test]
+fn every_kernel_of_the_project_compiles_in_seconds_and_lists_in_milliseconds() {
+    if without_clang() {
+        return;
+    }
+    let folder = TempDir::new().unwrap();
+    let (kernels, kernel_count) = (folder.path().join("kernels"), kernels::ALL.len());
+    let wgtq = |arguments: &[&std::ffi::OsStr]| {
+        let start = Instant::now();
+        let mut command = Command::cargo_bin("wgtq").unwrap();
+        command.env("WGTQ_CACHE", folder.path().join("cache")).args(arguments);
+        command.assert().success();
+        start.elapsed()
+    };
+    let words = "kernels export --target msl --head-dim 256 --ratio 2 --subgroup-size 32 --out";
+    let mut export: Vec<&std::ffi::OsStr> = words.split(' ').map(AsRef::as_ref).collect();
+    export.push(kernels.as_os_str());
+    wgtq(&export);
+    let files = std::fs::read_dir(&kernels).unwrap().map(|entry| entry.unwrap().path());
+    let files: Vec<_> = files.filter(|path| path.extension() == Some("metal".as_ref())).collect();
+    assert!(files.len() >= kernel_count, "{files:?}");
+    let list = |path: &Path| wgtq(&["msl".as_ref(), "list".as_ref(), path.as_os_str()]);
+    // The first file also builds the host.
+    let first = folder.path().join("first.metal");
+    std::fs::write(&first, source("a[i] = b[i];")).unwrap();
+    list(&first);
+    for path in &files {
+        let cold = list(path);
+        let warm = (0..5).map(|_| list(path)).min().unwrap();
+        println!("{}: cold {cold:.0?}, warm {warm:.1?}", path.display());
+        assert!(cold < Duration::from_secs(5), "{}: {cold:?}", path.display());
+        assert!(warm < Duration::from_millis(50), "{}: {warm:?}", path.display());
+    }
 }
 
 #[test]

@@ -170,6 +170,10 @@ fn a_required_leg_that_is_missing_and_wrong_names_are_errors_of_one_line() {
         assert_eq!(code, 2);
         assert!(notes.contains("error: --require-legs msl: needs Metal"), "{notes}");
     }
+    let few = ["parity", "--kernel", "fwht", "--every", "40", "--leg", "wgsl"];
+    let (code, _, notes) = wgtq(&[&few[..], &["--require-legs", "wgsl,wgsl-trusted"]].concat());
+    assert_eq!(code, 2, "{notes}");
+    assert!(notes.contains("--require-legs wgsl-trusted: --leg leaves it out"), "{notes}");
     let (code, _, notes) = wgtq(&["parity", "--kernel", "flash"]);
     assert_eq!((code, notes.lines().count()), (1, 1), "{notes}");
     let (code, _, notes) = wgtq(&["parity", "--case", "no such case"]);

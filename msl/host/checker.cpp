@@ -227,6 +227,15 @@ void __ubsan_handle_divrem_overflow(UbLocation *l, void *, void *) {
     add_finding(at(Kind::undefined_arithmetic, "integer division by zero or overflow", l, CALLER));
     abort_dispatch(); // the division itself would trap on x86
 }
+// Addition, subtraction, multiplication and negation; the result wraps, and the kernel goes on.
+#define OVERFLOW(name)                                                                                \
+    void __ubsan_handle_##name##_overflow(UbLocation *l, void *, void *) {                            \
+        if (g_instrumented) add_finding(at(Kind::undefined_arithmetic, "signed integer overflow", l, CALLER)); \
+    }
+OVERFLOW(add)
+OVERFLOW(sub)
+OVERFLOW(mul)
+OVERFLOW(negate)
 void __ubsan_handle_shift_out_of_bounds(UbLocation *l, void *, void *) {
     if (g_instrumented) add_finding(at(Kind::undefined_arithmetic, "shift by a negative count or by the width of the type or more", l, CALLER));
 }

@@ -16,8 +16,8 @@
 //     -DMSL_CHECK -fsanitize=thread -fno-vectorize -fno-slp-vectorize
 //     -mllvm -tsan-instrument-func-entry-exit=0 -mllvm -tsan-instrument-read-before-write=1
 //     -fsanitize=local-bounds -fsanitize-trap=local-bounds
-//     -fsanitize=alignment,integer-divide-by-zero,shift-exponent,float-cast-overflow
-//     -fsanitize-recover=alignment,integer-divide-by-zero,shift-exponent,float-cast-overflow
+//     -fsanitize=alignment,integer-divide-by-zero,signed-integer-overflow,shift-exponent,float-cast-overflow
+//     -fsanitize-recover=... (the same list)
 // macOS: clang++ -dynamiclib -undefined dynamic_lookup for a kernel; for a checked one compile
 // with -c and link in a second step without -fsanitize, or the driver adds its own runtime.
 #include "executor.h"

@@ -112,7 +112,11 @@ impl Args {
 }
 
 fn show_head(name: &str, head: &ReportHead) {
-    super::print(&format!("{name}  {}", head.legs.join("\n   ")));
+    let text: String = std::iter::once(format!("{name}  {}", head.legs.first().map_or("", |l| l)))
+        .chain(head.legs.iter().skip(1).map(|leg| format!("   {leg}")))
+        .map(|line| super::wrap(&line, "     "))
+        .collect();
+    super::print(text.trim_end());
 }
 
 fn show_verdict(comparison: &Comparison) {

@@ -7,7 +7,7 @@ use wgtq::gpu::device::Selection;
 use wgtq::legs::LegName;
 use wgtq::sweep::gates::Gate;
 
-use super::{CodecArgs, GpuArgs, MslArgs};
+use super::{CodecArgs, GpuArgs, HostArgs};
 
 /// Run one gate of the production sweep.
 #[derive(Debug, clap::Args)]
@@ -22,13 +22,13 @@ pub struct Args {
     #[command(flatten)]
     gpu: GpuArgs,
     #[command(flatten)]
-    msl: MslArgs,
+    host: HostArgs,
 }
 
 impl Args {
     /// Runs the sub-command.
     pub fn run(self) -> Result<ExitCode, DriverError> {
-        let mut leg = self.msl.open(self.leg, &Selection::from(self.gpu))?;
+        let mut leg = self.host.open(self.leg, &Selection::from(self.gpu))?;
         super::note(&format!("adapter: {}", leg.adapter().line()));
         let checked = self.gate.check(leg.as_mut(), self.codec.into())?;
         super::print(&checked.lines.join("\n"));

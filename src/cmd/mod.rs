@@ -27,7 +27,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use wgtq::codec::{Bits, CodecSettings, HeadDim, Rotation};
 use wgtq::driver::DriverError;
 use wgtq::gpu::device::{Backend, Selection};
-use wgtq::legs::{Leg, LegName};
+use wgtq::legs::{Leg, LegName, MslHostLeg};
+
+/// Columns of a terminal that everything fits.
+pub const WIDTH: usize = 100;
 
 /// Flags that choose a GPU.
 #[derive(Debug, Clone, clap::Args)]
@@ -70,22 +73,39 @@ pub struct MslArgs {
 }
 
 impl MslArgs {
-    /// Refuses the flag where no leg would use it.
-    pub fn check(&self, legs: &[LegName]) -> Result<(), DriverError> {
-        if self.msl_dir.is_none() || legs.contains(&LegName::MslHost) {
-            return Ok(());
-        }
-        let found: Vec<&str> = legs.iter().map(|l| l.as_str()).collect();
-        Err(DriverError::Argument {
-            flag: "--msl-dir",
-            need: "--leg msl-host".to_owned(),
-            found: format!("--leg {}", found.join(",")),
-        })
-    }
-
     /// The folder.
     pub fn folder(&self) -> Option<&Path> {
         self.msl_dir.as_deref()
+    }
+}
+
+/// What leg `msl-host` runs, and how it and `wgsl-naga-msl` run it.
+#[derive(Debug, Clone, clap::Args)]
+pub struct HostArgs {
+    #[command(flatten)]
+    msl: MslArgs,
+    /// Check every access of legs msl-host and wgsl-naga-msl, in both orders of lanes and in
+    /// lockstep: a finding, or bits that differ between these, is an error
+    #[arg(long, conflicts_with = "msl_dir")]
+    check: bool,
+}
+
+impl HostArgs {
+    /// Refuses flags where no leg would use them.
+    pub fn refuse_unused(&self, legs: &[LegName]) -> Result<(), DriverError> {
+        let unused = |flag, need: &str| {
+            let found: Vec<&str> = legs.iter().map(|l| l.as_str()).collect();
+            let found = format!("--leg {}", found.join(","));
+            Err(DriverError::Argument { flag, need: need.to_owned(), found })
+        };
+        let host = legs.contains(&LegName::MslHost);
+        if self.msl.msl_dir.is_some() && !host {
+            return unused("--msl-dir", "--leg msl-host");
+        }
+        if self.check && !host && !legs.contains(&LegName::WgslNagaMsl) {
+            return unused("--check", "--leg msl-host or --leg wgsl-naga-msl");
+        }
+        Ok(())
     }
 
     /// Opens a leg.
@@ -94,7 +114,20 @@ impl MslArgs {
         name: LegName,
         selection: &Selection,
     ) -> Result<Box<dyn Leg + Send>, DriverError> {
-        name.open_with(selection, self.msl_dir.as_deref())
+        if self.check && matches!(name, LegName::MslHost | LegName::WgslNagaMsl) {
+            let mut leg = MslHostLeg::open(name)?;
+            leg.every_way = true;
+            return Ok(Box::new(leg));
+        }
+        name.open_with(selection, self.msl.folder())
+    }
+
+    /// The same choices as flags for `leg`.
+    fn flags(&self, leg: LegName) -> Vec<String> {
+        let folder = self.msl.folder().filter(|_| leg == LegName::MslHost);
+        let folder = folder.iter().flat_map(|f| ["--msl-dir".to_owned(), f.display().to_string()]);
+        let check = self.check && matches!(leg, LegName::MslHost | LegName::WgslNagaMsl);
+        folder.chain(check.then(|| "--check".to_owned())).collect()
     }
 }
 
@@ -102,7 +135,7 @@ impl MslArgs {
 pub struct Legs<'a> {
     pub names: &'a [LegName],
     pub gpu: GpuArgs,
-    pub msl: MslArgs,
+    pub host: HostArgs,
 }
 
 impl Legs<'_> {
@@ -112,7 +145,7 @@ impl Legs<'_> {
         let mut legs: Vec<Box<dyn Leg + Send>> = Vec::new();
         for name in self.names {
             if legs.iter().all(|leg| leg.name() != *name) {
-                let leg = self.msl.open(*name, &selection)?;
+                let leg = self.host.open(*name, &selection)?;
                 note(&format!("leg {} on {}", name.as_str(), leg.adapter().line()));
                 legs.push(leg);
             }
@@ -123,9 +156,7 @@ impl Legs<'_> {
     /// The same choices as flags, for a subprocess that runs one leg.
     pub fn flags(&self, leg: LegName) -> Vec<String> {
         let mut flags = self.gpu.flags();
-        if let Some(folder) = self.msl.msl_dir.as_ref().filter(|_| leg == LegName::MslHost) {
-            flags.extend(["--msl-dir".to_owned(), folder.display().to_string()]);
-        }
+        flags.extend(self.host.flags(leg));
         flags
     }
 }
@@ -272,9 +303,26 @@ pub fn table(header: &[&str]) -> Table {
     table
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Dynamic)
-        .set_width(100)
+        .set_width(WIDTH as u16)
         .set_header(header);
     table
+}
+
+/// Breaks a text at spaces; the lines after the first start with `indent`.
+pub fn wrap(text: &str, indent: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split_inclusive(' ') {
+        let last = lines.last().map_or("", String::as_str);
+        let width = last.chars().count() + word.trim_end().chars().count();
+        // A word that is too long by itself gets a line of its own.
+        if width > WIDTH && !last.trim().is_empty() {
+            lines.push(indent.to_owned());
+        }
+        if let Some(line) = lines.last_mut() {
+            line.push_str(word);
+        }
+    }
+    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// A spinner on stderr that appears once work takes longer than a moment.
@@ -318,4 +366,18 @@ pub fn seed(text: &str) -> Result<u64, String> {
         None => text.replace('_', "").parse(),
     };
     parsed.map_err(|_| "need a u64, decimal or 0x hexadecimal".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_broken_at_spaces_and_keep_their_indent() {
+        let text = format!("  {}", "word ".repeat(40));
+        let lines: Vec<String> = wrap(&text, "  ").lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines.iter().all(|l| l.starts_with("  word") && l.len() <= WIDTH), "{lines:?}");
+        assert_eq!(wrap(&"x".repeat(120), "  ").lines().last(), Some(&*"x".repeat(120)));
+    }
 }

@@ -9,7 +9,7 @@ use wgtq::driver::{DriverError, Outputs, check_writable};
 use wgtq::gpu::device::Selection;
 use wgtq::legs::{Availability, LegName, availability};
 use wgtq::parity::report::{
-    CaseReport, CaseResultReport, LegReport, Report, RunTiming, SCHEMA, Status, Summary,
+    CaseReport, CaseResultReport, LegReport, ORACLE, Report, RunTiming, SCHEMA, Status, Summary,
 };
 use wgtq::parity::selection::select;
 use wgtq::parity::suite::{self, OpenLeg};
@@ -77,17 +77,23 @@ impl Args {
             suite::merge(reports)
         };
         self.write(&report)?;
-        let missing: Vec<&LegReport> = report
-            .legs
-            .iter()
-            .filter(|l| !l.available && self.require_legs.iter().any(|&r| self.label(r) == l.label))
-            .collect();
-        for leg in &missing {
-            let reason = leg.reason.as_deref().unwrap_or("it did not run");
-            super::complain(&format!("--require-legs {}: {reason}", leg.label));
-        }
+        let missing: Vec<&LegName> =
+            self.require_legs.iter().filter(|&&leg| !self.has(&report, leg)).collect();
         let code = if missing.is_empty() { report.summary.exit_code() } else { 2 };
         Ok(ExitCode::from(code))
+    }
+
+    /// Whether a required leg ran; complains if not.
+    fn has(&self, report: &Report, required: LegName) -> bool {
+        let label = self.label(required);
+        let leg = report.legs.iter().find(|leg| leg.label == label);
+        if leg.is_some_and(|leg| leg.available) {
+            return true;
+        }
+        let unknown = if leg.is_some() { "it did not run" } else { "--leg leaves it out" };
+        let reason = leg.and_then(|leg| leg.reason.as_deref()).unwrap_or(unknown);
+        super::complain(&format!("--require-legs {label}: {reason}"));
+        false
     }
 
     /// Runs the cases on the legs.
@@ -165,7 +171,8 @@ impl Args {
             };
             match opened {
                 Ok(mut leg) => {
-                    super::note(&format!("leg {label} on {}", leg.leg().adapter().line()));
+                    let line = format!("leg {label} on {}", leg.leg().adapter().line());
+                    super::note(super::wrap(&line, "    ").trim_end());
                     let adapter = Some(leg.leg().adapter().clone());
                     leg.label.clone_from(&label);
                     reports.push(LegReport { label, available: true, reason: None, adapter });
@@ -249,23 +256,20 @@ fn show(report: &Report) {
     let sides = distinct(
         report.cases.iter().flat_map(|c| &c.results).map(|r| (r.leg.as_str(), r.against.as_str())),
     );
-    let header: Vec<String> =
-        kernels.iter().map(|k| k.replacen("flash_attn_", "flash_attn\n_", 1)).collect();
+    let header: Vec<String> = kernels.iter().map(|k| in_lines(k)).collect();
     let header: Vec<&str> =
         std::iter::once("leg").chain(header.iter().map(String::as_str)).collect();
     let mut table = super::table(&header);
     for (leg, against) in sides {
-        let mut row = vec![if against == wgtq::parity::report::ORACLE {
-            leg.to_owned()
-        } else {
-            format!("{leg} / {against}")
-        }];
+        let side = if against == ORACLE { leg.to_owned() } else { format!("{leg}\n/ {against}") };
+        let mut row = vec![side.replace('@', "\n@")];
         row.extend(kernels.iter().map(|kernel| cell(report, kernel, leg, against)));
         table.add_row(row);
     }
     super::print(&format!("\n{table}"));
     super::print(
-        "\nEach cell: cases that are well, of how many; largest error (x: its tolerance).",
+        "\nEach cell: cases that are well, of how many; the error that uses up most of its tolerance, \
+         and how\nmuch of it.",
     );
     for leg in report.legs.iter().filter(|l| !l.available) {
         super::print(&format!(
@@ -289,6 +293,19 @@ fn show(report: &Report) {
     ));
 }
 
+/// A kernel's name on lines of eight characters where words allow it: all kernels beside each other.
+fn in_lines(kernel: &str) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for (i, word) in kernel.split('_').enumerate() {
+        let word = if i == 0 { word.to_owned() } else { format!("_{word}") };
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() <= 8 => line.push_str(&word),
+            _ => lines.push(word),
+        }
+    }
+    lines.join("\n")
+}
+
 fn cell(report: &Report, kernel: &str, leg: &str, against: &str) -> String {
     let results: Vec<&CaseResultReport> = report
         .cases
@@ -304,8 +321,8 @@ fn cell(report: &Report, kernel: &str, leg: &str, against: &str) -> String {
     let worst = results.iter().filter_map(|r| share(r)).max_by(|a, b| a.1.total_cmp(&b.1));
     let error = match worst {
         Some((0.0, _)) | None => String::new(),
-        Some((error, share)) if share.is_finite() => format!(" {error:.0e} ({share:.2} x)"),
-        Some((error, _)) => format!(" {error}"),
+        Some((error, share)) if share.is_finite() => format!("\n{error:.0e} {:.0}%", 100.0 * share),
+        Some((error, _)) => format!("\n{error}"),
     };
     match results.len() {
         0 => "-".to_owned(),

@@ -14,7 +14,7 @@ use wgtq::replay::{Canary, Oracle, Variation};
 use wgtq::sweep::REGISTERED_SEED;
 use wgtq::sweep::production::Plan;
 
-use super::{CodecArgs, GpuArgs, MslArgs};
+use super::{CodecArgs, GpuArgs, HostArgs};
 
 /// Replay decode steps through the kernels and compare them with the f64 oracles.
 ///
@@ -71,7 +71,7 @@ pub struct Args {
     #[command(flatten)]
     gpu: GpuArgs,
     #[command(flatten)]
-    msl: MslArgs,
+    host: HostArgs,
     /// Print the JSON report on stdout instead of the table
     #[arg(long)]
     json: bool,
@@ -154,12 +154,12 @@ impl Args {
     /// Runs the sub-command.
     pub fn run(self) -> Result<ExitCode, DriverError> {
         self.check_flags()?;
-        self.msl.check(&self.leg)?;
+        self.host.refuse_unused(&self.leg)?;
         match self.mode() {
             Mode::Singlestep => self.run_singlestep(),
             Mode::Multistep => {
                 let seed = self.seed.unwrap_or(REGISTERED_SEED);
-                let legs = super::Legs { names: &self.leg, gpu: self.gpu, msl: self.msl };
+                let legs = super::Legs { names: &self.leg, gpu: self.gpu, host: self.host };
                 super::multistep::run(&self.out, seed, self.codec.into(), legs, self.json)
             }
             Mode::ProductionFaithful => {
@@ -171,7 +171,7 @@ impl Args {
                     html: self.html.as_deref(),
                     json: self.json,
                 };
-                let legs = super::Legs { names: &self.leg, gpu: self.gpu, msl: self.msl };
+                let legs = super::Legs { names: &self.leg, gpu: self.gpu, host: self.host };
                 super::sweep::run(&plan, &request, legs)
             }
         }
@@ -206,7 +206,7 @@ impl Args {
                 continue;
             }
             bar.set_message(format!("running leg {}", name.as_str()));
-            let mut leg = self.msl.open(name, &selection)?;
+            let mut leg = self.host.open(name, &selection)?;
             let replayed = single.run(leg.as_mut())?;
             let bin = files.bin(name, entries.is_empty());
             entries.push(Entry { bin_path: bin.display().to_string(), ..replayed.entry });

@@ -13,7 +13,7 @@ use wgtq::sweep::production::{self, Place, Plan, Progress};
 use wgtq::sweep::verdict::Verdict;
 use wgtq::sweep::{REGISTERED_SEED, Shape, html};
 
-use super::{CodecArgs, GpuArgs, Legs, MslArgs};
+use super::{CodecArgs, GpuArgs, HostArgs, Legs};
 
 /// Sweep lengths and positions of a shape of your own, with the data, gates and report of the
 /// registered sweep (`wgtq replay --production-faithful`).
@@ -78,7 +78,7 @@ pub struct Args {
     #[command(flatten)]
     gpu: GpuArgs,
     #[command(flatten)]
-    msl: MslArgs,
+    host: HostArgs,
     /// Print the audit on stdout instead of the table
     #[arg(long)]
     json: bool,
@@ -109,8 +109,8 @@ impl Args {
             seeds: if self.seeds.is_empty() { vec![REGISTERED_SEED] } else { self.seeds },
         };
         let request = Request { out: &self.out, html: self.html.as_deref(), json: self.json };
-        self.msl.check(&self.leg)?;
-        run(&plan, &request, Legs { names: &self.leg, gpu: self.gpu, msl: self.msl })
+        self.host.refuse_unused(&self.leg)?;
+        run(&plan, &request, Legs { names: &self.leg, gpu: self.gpu, host: self.host })
     }
 }
 

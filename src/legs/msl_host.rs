@@ -41,6 +41,9 @@ pub struct MslHostLeg {
     pub max_threadgroup_bytes: u64,
     /// CPU time of the dispatches.
     pub cpu: Duration,
+    /// Whether [`Leg::run`] plays every way of [`Leg::play`], and takes a finding, or outputs that
+    /// are not the same bits in all of them, for an error.
+    pub every_way: bool,
 }
 
 /// The ways of [`Leg::play`]: lanes run ahead, from the first and from the last, and lanes that
@@ -101,6 +104,7 @@ impl MslHostLeg {
             findings: Vec::new(),
             max_threadgroup_bytes: 0,
             cpu: Duration::ZERO,
+            every_way: false,
         })
     }
 
@@ -263,6 +267,68 @@ impl MslHostLeg {
         Ok(())
     }
 
+    /// The first way, if no way has a finding and all write the same bits: where nothing races, no
+    /// order of lanes shows in a sum.
+    fn run_every_way(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError> {
+        let mut first: Option<Played> = None;
+        for played in self.play(tape)? {
+            if let Some(finding) = played.findings.iter().flatten().next() {
+                let place = finding.place.as_deref().unwrap_or("no place known");
+                let message = format!("{place}: {}: {}", finding.kind, finding.message);
+                return Err(DriverError::Msl { message });
+            }
+            let Some(first) = &first else {
+                first = Some(played);
+                continue;
+            };
+            if first.run.outputs != played.run.outputs {
+                let message =
+                    format!("the outputs differ between {} and {}", first.way, played.way);
+                return Err(DriverError::Msl { message });
+            }
+        }
+        first.map(|played| played.run).ok_or_else(|| DriverError::Msl {
+            message: "there is no way to play a tape".to_owned(),
+        })
+    }
+
+    /// One way: as [`Self::mode`] and [`Self::order`] say.
+    fn run_once(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError> {
+        let start = Instant::now();
+        let kernels: Vec<Executable> = tape
+            .steps
+            .iter()
+            .map(|s| match self.original(&s.plan)? {
+                Some(found) => Ok(Executable::Original(Box::new(found))),
+                None => Ok(Executable::Own(self.kernel(&s.plan)?)),
+            })
+            .collect::<Result<_, DriverError>>()?;
+        let compile = start.elapsed();
+
+        let start = Instant::now();
+        let mut memory: Vec<Vec<u8>> = tape
+            .slots
+            .iter()
+            .map(|slot| {
+                let mut bytes = vec![0; slot.bound_bytes() as usize];
+                slot.fill(|at, part| bytes[at..at + part.len()].copy_from_slice(part));
+                bytes
+            })
+            .collect();
+        for (step, kernel) in tape.steps.iter().zip(&kernels) {
+            match kernel {
+                Executable::Own(kernel) => self.dispatch(kernel, step, &mut memory)?,
+                Executable::Original(found) => self.dispatch_original(found, step, &mut memory)?,
+            }
+        }
+        let outputs = BufferId::all(tape)
+            .filter(|id| tape.slots[id.index()].read_back)
+            .map(|id| Ok((id, tape.accept(id, std::mem::take(&mut memory[id.index()]))?)))
+            .collect::<Result<_, DriverError>>()
+            .map_err(|e| self.originals.as_ref().and_then(|_| self.fatal()).unwrap_or(e))?;
+        Ok(Run { outputs, compile, execute: start.elapsed() })
+    }
+
     /// The finding that ended a dispatch of an original early, as the error of its tape.
     fn fatal(&self) -> Option<DriverError> {
         let fatal = self.findings.iter().find(|f| f.kind == "out_of_bounds")?;
@@ -312,39 +378,7 @@ impl Leg for MslHostLeg {
     }
 
     fn run(&mut self, tape: &Tape<'_>) -> Result<Run, DriverError> {
-        let start = Instant::now();
-        let kernels: Vec<Executable> = tape
-            .steps
-            .iter()
-            .map(|s| match self.original(&s.plan)? {
-                Some(found) => Ok(Executable::Original(Box::new(found))),
-                None => Ok(Executable::Own(self.kernel(&s.plan)?)),
-            })
-            .collect::<Result<_, DriverError>>()?;
-        let compile = start.elapsed();
-
-        let start = Instant::now();
-        let mut memory: Vec<Vec<u8>> = tape
-            .slots
-            .iter()
-            .map(|slot| {
-                let mut bytes = vec![0; slot.bound_bytes() as usize];
-                slot.fill(|at, part| bytes[at..at + part.len()].copy_from_slice(part));
-                bytes
-            })
-            .collect();
-        for (step, kernel) in tape.steps.iter().zip(&kernels) {
-            match kernel {
-                Executable::Own(kernel) => self.dispatch(kernel, step, &mut memory)?,
-                Executable::Original(found) => self.dispatch_original(found, step, &mut memory)?,
-            }
-        }
-        let outputs = BufferId::all(tape)
-            .filter(|id| tape.slots[id.index()].read_back)
-            .map(|id| Ok((id, tape.accept(id, std::mem::take(&mut memory[id.index()]))?)))
-            .collect::<Result<_, DriverError>>()
-            .map_err(|e| self.originals.as_ref().and_then(|_| self.fatal()).unwrap_or(e))?;
-        Ok(Run { outputs, compile, execute: start.elapsed() })
+        if self.every_way { self.run_every_way(tape) } else { self.run_once(tape) }
     }
 
     fn play(&mut self, tape: &Tape<'_>) -> Result<Vec<Played>, DriverError> {
@@ -353,7 +387,7 @@ impl Leg for MslHostLeg {
         let mut played = Vec::new();
         for (way, mode, order) in WAYS {
             (self.mode, self.order) = (mode, order);
-            let run = self.run(tape);
+            let run = self.run_once(tape);
             let found = std::mem::take(&mut self.findings);
             let findings = Some(found.iter().map(CheckerFinding::from).collect());
             played.push(run.map(|run| Played { way, run, findings }));

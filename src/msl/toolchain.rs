@@ -93,8 +93,10 @@ const CHECKED: &[&str] = &[
     "-tsan-instrument-read-before-write=1",
     "-fsanitize=local-bounds",
     "-fsanitize-trap=local-bounds",
-    "-fsanitize=alignment,integer-divide-by-zero,shift-exponent,float-cast-overflow",
-    "-fsanitize-recover=alignment,integer-divide-by-zero,shift-exponent,float-cast-overflow",
+    "-fsanitize=alignment,integer-divide-by-zero,signed-integer-overflow,shift-exponent,\
+     float-cast-overflow",
+    "-fsanitize-recover=alignment,integer-divide-by-zero,signed-integer-overflow,shift-exponent,\
+     float-cast-overflow",
 ];
 /// Headers that MSL includes; their contents come from the shim.
 const STUB_HEADERS: [&str; 5] =
@@ -140,7 +142,6 @@ impl Toolchain {
             name,
             source,
         ]));
-        let object = folder.join("kernel.so");
         let preprocessed = folder.join("preprocessed.metal");
         if !preprocessed.exists() {
             self.in_new_folder(&folder, |new| {
@@ -156,6 +157,8 @@ impl Toolchain {
         }
         let scanned = prescan(&read(&preprocessed)?)
             .map_err(|e| DriverError::MslSource { message: format!("{name}: {e}") })?;
+        // Another pre-scan may make another text of the same source.
+        let object = folder.join(format!("{}.so", self.hash(&[&scanned.cpp])));
         if !object.exists() {
             let work = work_folder(&folder)?;
             let partial = work.path().join("kernel.so");

@@ -2,7 +2,8 @@
 # The macOS build, checked on Debian without a Mac: every target linted with warnings as errors,
 # and the program linked. Nothing is run.
 #
-#     tests/ci/macos.sh [STAGE ..]     lint link lint-intel link-intel; without any: the first three
+#     tests/ci/macos.sh [STAGE ..]     lint link check-intel lint-intel link-intel; without any: the
+#                                      first three
 #
 # The compiler is Debian's rustc-web, the only packaged one that comes with the sources of the
 # standard library; they are built for macOS with -Zbuild-std. The linker is the rust-lld of the
@@ -81,7 +82,7 @@ link() {
 
 target_dir="${CARGO_TARGET_DIR:-$PWD/target}/macos"
 mkdir -p "$target_dir"
-[ $# -gt 0 ] || set -- lint link lint-intel
+[ $# -gt 0 ] || set -- lint link check-intel
 started=$SECONDS
 install_compiler
 say "$(/usr/bin/rustc --version), installed in $((SECONDS - started)) s"
@@ -90,9 +91,10 @@ for stage in "$@"; do
     case $stage in
         lint) lint $arm ;;
         link) link $arm ;;
+        check-intel) mac_cargo check $intel --features cli ;;
         lint-intel) lint $intel ;;
         link-intel) link $intel ;;
-        *) say "need lint, link, lint-intel or link-intel, found $stage"; exit 1 ;;
+        *) say "need lint, link, check-intel, lint-intel or link-intel, found $stage"; exit 1 ;;
     esac
     say "$stage passed in $((SECONDS - started)) s"
 done

@@ -4,9 +4,8 @@
 use wgtq::msl::findings::Finding;
 
 use super::Report;
-use crate::cmd::{note, print};
+use crate::cmd::{WIDTH, note, print, wrap};
 
-const WIDTH: usize = 100;
 /// Columns of a source line that are shown, beside the number.
 const SOURCE_WIDTH: usize = WIDTH - 8;
 
@@ -84,35 +83,9 @@ fn marked(source: &str, line: u32, column: Option<u32>) -> String {
     out
 }
 
-/// Breaks a text at spaces; the lines after the first start with `indent`.
-fn wrap(text: &str, indent: &str) -> String {
-    let mut lines = vec![String::new()];
-    for word in text.split_inclusive(' ') {
-        let last = lines.last().map_or("", String::as_str);
-        let width = last.chars().count() + word.trim_end().chars().count();
-        // A word that is too long by itself gets a line of its own.
-        if width > WIDTH && !last.trim().is_empty() {
-            lines.push(indent.to_owned());
-        }
-        if let Some(line) = lines.last_mut() {
-            line.push_str(word);
-        }
-    }
-    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn texts_are_broken_at_spaces_and_keep_their_indent() {
-        let text = format!("  {}", "word ".repeat(40));
-        let lines: Vec<String> = wrap(&text, "  ").lines().map(str::to_owned).collect();
-        assert_eq!(lines.len(), 3);
-        assert!(lines.iter().all(|l| l.starts_with("  word") && l.len() <= WIDTH), "{lines:?}");
-        assert_eq!(wrap(&"x".repeat(120), "  ").lines().last(), Some(&*"x".repeat(120)));
-    }
 
     #[test]
     fn the_mark_is_under_the_column_also_of_a_long_line() {

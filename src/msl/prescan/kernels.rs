@@ -16,7 +16,8 @@ struct Definition {
     arguments: Vec<ArgumentInfo>,
 }
 
-/// Lists the kernels, and the edits that blank the explicit instantiations among them.
+/// Lists the kernels, and the edits that blank the explicit instantiations among them and rename
+/// kernels whose name a helper has too: the registration needs the address of one function.
 ///
 /// A template is only listed under the names of its explicit instantiations.
 pub(super) fn kernels(
@@ -24,6 +25,7 @@ pub(super) fn kernels(
     items: &[Item],
 ) -> Result<(Vec<KernelInfo>, Vec<Edit>), PrescanError> {
     let mut kernels = Vec::new();
+    let mut edits = Vec::new();
     let mut definitions = HashMap::new();
     for item in items.iter().filter(|item| item.kind == ItemKind::Function && is_kernel(unit, item))
     {
@@ -32,14 +34,20 @@ pub(super) fn kernels(
         };
         let arguments = arguments(unit, parameters)?;
         if !item.is_template {
-            let function = format!("{}{}", item.scope, unit.text(name));
+            let mut function = format!("{}{}", item.scope, unit.text(name));
+            if shares_its_name(unit, items, item, name) {
+                edits.push(Edit {
+                    span: unit.span(name..name + 1),
+                    text: format!("{}{OWN}", unit.text(name)),
+                });
+                function.push_str(OWN);
+            }
             let host_name = host_name(unit, item).unwrap_or_else(|| unit.text(name).to_owned());
             kernels.push(kernel(unit, name, host_name, function, arguments.clone()));
         }
         let definition = Definition { scope: item.scope.clone(), arguments };
         definitions.entry(unit.text(name)).or_insert(definition);
     }
-    let mut edits = Vec::new();
     for item in items.iter().filter(|item| is_instantiation(unit, item)) {
         let (name, definition, named) = instantiated(unit, item, &definitions)
             .ok_or_else(|| unit.error(item.tokens.start, ErrorKind::Instantiation))?;
@@ -49,6 +57,18 @@ pub(super) fn kernels(
         edits.push(Edit::blank(unit.span(item.tokens.clone())));
     }
     Ok((kernels, edits))
+}
+
+/// What tells a kernel from a helper of its name.
+const OWN: &str = "__kernel";
+
+/// Whether another function beside `item` has its name, which is token `name`.
+fn shares_its_name(unit: &Unit<'_>, items: &[Item], item: &Item, name: usize) -> bool {
+    let mut functions = items.iter().filter(|other| other.kind == ItemKind::Function);
+    functions.any(|other| {
+        let its_name = other.name(unit).filter(|at| *at != name);
+        other.scope == item.scope && its_name.is_some_and(|at| unit.text(at) == unit.text(name))
+    })
 }
 
 fn kernel(
@@ -146,6 +166,14 @@ mod tests {
             ("e_v", "e<vec<const int*, 4>>"),
         ];
         assert_eq!(listed, Ok(expected.map(|(h, f)| (h.to_owned(), f.to_owned())).to_vec()));
+    }
+
+    #[test]
+    fn a_helper_may_have_the_name_of_a_kernel() {
+        let source = "template <int N> float sum(float x) { return x; }\nkernel void sum() {}";
+        assert_eq!(names(source), Ok(vec![("sum".to_owned(), "sum__kernel".to_owned())]));
+        let elsewhere = "namespace n { float sum(float x) { return x; } }\nkernel void sum() {}";
+        assert_eq!(names(elsewhere), Ok(vec![("sum".to_owned(), "sum".to_owned())]));
     }
 
     #[test]

@@ -18,8 +18,9 @@ pub(super) fn overview(out: &mut String, grid: &Grid<'_>) {
         header("kernel", &grid.sides)
     );
     for (k, kernel) in grid.kernels.iter().enumerate() {
-        let _ =
-            write!(out, "<tr><th scope=\"row\"><a href=\"#k{k}\">{}</a></th>", escape(kernel.stem));
+        // On a phone, names break between words.
+        let stem = escape(kernel.stem).replace('_', "<wbr>_");
+        let _ = write!(out, "<tr><th scope=\"row\"><a href=\"#k{k}\">{stem}</a></th>");
         for (s, side) in grid.sides.iter().enumerate() {
             let results: Vec<_> = kernel.rows.iter().filter_map(|r| r.results[s]).collect();
             out.push_str(&sum(&results, k, *side));
