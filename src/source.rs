@@ -163,7 +163,12 @@ pub(crate) fn parse_wgsl(plan: &Plan) -> crate::Result<(naga::Module, naga::vali
         let (file, line) = source.locate(line);
         reject(format!("{file}:{line}: {}", e.message()))
     })?;
-    let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if plan.matrices {
+        capabilities |= Capabilities::SHADER_FLOAT16
+            | Capabilities::SUBGROUP_BARRIER
+            | Capabilities::COOPERATIVE_MATRIX;
+    }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())
@@ -175,6 +180,9 @@ pub(crate) fn parse_wgsl(plan: &Plan) -> crate::Result<(naga::Module, naga::vali
 fn header(plan: &Plan, target: Target) -> String {
     let mut lines = match target {
         Target::WgslBrowser if plan.subgroups => vec!["enable subgroups;".to_owned()],
+        Target::WgslNative if plan.matrices => {
+            vec!["enable f16;".to_owned(), "enable wgpu_cooperative_matrix;".to_owned()]
+        }
         Target::Msl => vec!["#include <metal_stdlib>".into(), "using namespace metal;".into()],
         _ => Vec::new(),
     };

@@ -88,6 +88,7 @@ impl Problem {
                 Language::Msl => 0,
             },
             subgroups: language == Language::Msl,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)

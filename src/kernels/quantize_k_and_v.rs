@@ -114,6 +114,7 @@ impl Problem {
             workgroup_size: THREADS,
             workgroup_bytes: encoder.workgroup_bytes(language),
             subgroups: language == Language::Msl,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)
