@@ -41,9 +41,6 @@ constant constexpr uint STRIP = BLOCK * STRIP_PITCH;
 constant constexpr uint SUMS = HEADS * SUM_PITCH;
 constant constexpr uint WEIGHTS = 2u * HEADS * WEIGHT_PITCH;
 
-// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
-// is far from f16's largest value, and rescaling is rare.
-constant constexpr float SLACK = 8.0f;
 constant constexpr float HIDDEN = -3.0e38f;      // score of a row past the end: far under any running maximum
 constant constexpr float LEAST_SCALE = 1.0e-20f; // of a V row, as far as the running maximum is concerned
 

@@ -13,9 +13,6 @@ constant constexpr uint K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
 constant constexpr uint V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
 constant constexpr uint TILE = ROW_GROUPS * ROWS; // positions that a threadgroup handles at a time
 
-// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
-// is far from overflow, and rescaling is rare.
-constant constexpr float SLACK = 8.0f;
 constant constexpr float HIDDEN = -3.0e38f; // score of a row past the end: far under any running maximum
 
 struct Params {
@@ -52,9 +49,29 @@ struct Cache {
     uint ring_start;
 };
 
-// A lane's codes of one row, first code in the lowest bits.
+// A lane's codes of one row, first code in the lowest bits: read 16 or 8 bytes at a time where they
+// are whole vectors of them.
 template <uint WORDS, uint LANE_BITS, uint ROW_WORDS>
 inline void words_at(device const uint *packed, uint row, uint lane, thread uint (&words)[WORDS]) {
+    if (LANE_BITS % 128u == 0u) {
+        device const uint4 *vectors = (device const uint4 *)packed + (row * LANES + lane) * (WORDS / 4u);
+        for (uint i = 0; i < WORDS / 4u; i++) {
+            uint4 four = vectors[i];
+            for (uint j = 0; j < 4u; j++) {
+                words[4u * i + j] = four[j];
+            }
+        }
+        return;
+    }
+    if (LANE_BITS % 64u == 0u) {
+        device const uint2 *pairs = (device const uint2 *)packed + (row * LANES + lane) * (WORDS / 2u);
+        for (uint i = 0; i < WORDS / 2u; i++) {
+            uint2 two = pairs[i];
+            words[2u * i] = two.x;
+            words[2u * i + 1u] = two.y;
+        }
+        return;
+    }
     uint bit = lane * LANE_BITS;
     uint first = row * ROW_WORDS + bit / 32u;
     uint last = row * ROW_WORDS + (bit + LANE_BITS - 1u) / 32u;
@@ -190,12 +207,8 @@ kernel void flash_attn_vec_tq(
         }
 
         // Phase 3: running softmax; scores become weights, which take V's norm along.
-        Heads maxima = head_maxima(simd_lane, owned);
-        bool rises = false;
-        for (uint h = 0; h < GROUP; h++) {
-            rises = rises || maxima.x[h] > top[h] + SLACK;
-        }
-        if (rises) {
+        if (some_rise(owned, owned_top)) {
+            Heads maxima = head_maxima(simd_lane, owned);
             for (uint h = 0; h < GROUP; h++) {
                 float new_top = max(top[h], maxima.x[h]);
                 float rescale = precise::exp(top[h] - new_top);
@@ -214,21 +227,26 @@ kernel void flash_attn_vec_tq(
         for (uint j = 0; j < OWNED; j++) {
             float weight = precise::exp(owned.x[j] - owned_top.x[j]);
             owned_sum.x[j] += weight;
-            owned.x[j] = weight * decode_scale(tile.v_norms.x[j], params.scale_factor_d512);
+            float kept = weight < WEIGHT_FLOOR ? 0.0f : weight;
+            owned.x[j] = kept * decode_scale(tile.v_norms.x[j], params.scale_factor_d512);
         }
 
-        // Phase 4: add the weighted V rows.
+        // Phase 4: add the weighted V rows, with a floor only those that some query head keeps.
         for (uint r = 0; r < ROWS; r++) {
             float weights[GROUP];
+            bool kept = WEIGHT_FLOOR == 0.0f;
             for (uint h = 0; h < GROUP; h++) {
                 weights[h] = score_get(simd_lane, owned, r * GROUP_PAD + h);
+                kept = kept || weights[h] != 0.0f;
             }
-            for (uint i = 0; i < VECS; i++) {
-                uint bit = 4u * i * V_BITS;
-                uint2 words = uint2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                float4 x = centroids(codebook, four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
-                for (uint h = 0; h < GROUP; h++) {
-                    acc[h * VECS + i] = fma(float4(weights[h]), x, acc[h * VECS + i]);
+            if (kept) {
+                for (uint i = 0; i < VECS; i++) {
+                    uint bit = 4u * i * V_BITS;
+                    uint2 words = uint2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
+                    float4 x = centroids(codebook, four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
+                    for (uint h = 0; h < GROUP; h++) {
+                        acc[h * VECS + i] = fma(float4(weights[h]), x, acc[h * VECS + i]);
+                    }
                 }
             }
         }

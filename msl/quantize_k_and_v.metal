@@ -66,7 +66,8 @@ kernel void quantize_k_and_v(
 
     // Phase 4: quantise.
     float scale = encode_scale(norm, params.scale_factor_d512);
-    nearest_codes(x, scale, BOUNDARY_TREES + base, bits, codes + lane * EPT);
+    Quantizer by = Quantizer{BOUNDARIES + base, is_k ? K_GUESS : V_GUESS, bits};
+    nearest_codes(x, scale, by, codes + lane * EPT);
     simdgroup_barrier(mem_flags::mem_threadgroup);
 
     // Phase 5: with norm correction, the norm with which the decoded block is as long as this one.

@@ -60,7 +60,7 @@ kernel void quantize_kv(
 
     // Phase 4: quantise.
     float scale = encode_scale(norm, params.scale_factor_d512);
-    nearest_codes(x, scale, BOUNDARY_TREES, BITS, codes + lane * EPT);
+    nearest_codes(x, scale, Quantizer{BOUNDARIES, GUESS, BITS}, codes + lane * EPT);
     simdgroup_barrier(mem_flags::mem_threadgroup);
 
     // Phase 5: with norm correction, the norm with which the decoded block is as long as this one.

@@ -179,7 +179,10 @@ pub(crate) fn parse_wgsl(plan: &Plan) -> crate::Result<(naga::Module, naga::vali
 
 fn header(plan: &Plan, target: Target) -> String {
     let mut lines = match target {
-        Target::WgslBrowser if plan.subgroups => vec!["enable subgroups;".to_owned()],
+        // What subgroupAny returns is the same in all of a subgroup; the analysis does not know it.
+        Target::WgslBrowser if plan.subgroups => {
+            vec!["enable subgroups;".into(), "diagnostic(off, subgroup_uniformity);".into()]
+        }
         Target::WgslNative if plan.matrices => {
             vec!["enable f16;".to_owned(), "enable wgpu_cooperative_matrix;".to_owned()]
         }

@@ -160,15 +160,18 @@ fn quantize_judge_takes_a_corrected_norm_by_the_codes_it_lies_beside() {
 
 /// One token of each kernel changed: every one of these must be seen.
 const MUTATIONS: &[(&str, &str, &str)] = &[
-    ("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
-    ("fwht", "exchange_get(local_row, middle(t))", "exchange_get(local_row, wide(t))"),
-    ("fwht", "4u + 8u] = x.hi", "4u + 4u] = x.hi"),
+    ("fwht", "t), INV_SQRT_HEAD_DIM", "t), 1.0001 * INV_SQRT_HEAD_DIM"),
+    ("fwht", "pass_near(get_near(local_row, t))", "pass_near(get_wide(local_row, t))"),
+    ("fwht", "ROW_THREADS] = x[m]", "ROW_THREADS] = x[m ^ 1u]"),
     ("quantize_kv", "packed_word(local_row, w, BITS)", "packed_word(local_row, w, BITS - 1u)"),
     ("quantize_kv", "encode_scale(norm,", "encode_scale(2.0 * norm,"),
     ("quantize_kv", "params.num_tokens - token", "params.num_tokens - token + 1u"),
-    ("quantize_kv", "corrected_norm(norm, block_sum(first)", "corrected_norm(norm, squares[tid]"),
+    ("quantize_kv", "corrected_norm(norm, decoded,", "corrected_norm(norm, squares[tid],"),
+    ("quantize_kv", "block) / f32(EPT)", "block) / f32(ROW_THREADS)"),
+    ("quantize_kv", "let w = first + t;", "let w = t;"),
     ("quantize_k_and_v", "fill_boundaries(tid, V_BASE,", "fill_boundaries(tid, 0u,"),
     ("quantize_k_and_v", "fill_centroids(tid, V_BASE,", "fill_centroids(tid, 0u,"),
+    ("quantize_k_and_v", "scale, K_GUESS", "scale, V_GUESS"),
     ("quantize_k_and_v", "workgroup.z == 0u", "workgroup.z == 1u || true"),
     ("quantize_k_and_v", "= v[source", "= k[source"),
     (
@@ -242,6 +245,7 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
         sliding_window: 0,
         softcap: 0.0,
         nwg: 1,
+        weight_floor: 0.0,
         score_sigma: 2.0,
         seed: 6,
     };

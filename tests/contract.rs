@@ -266,12 +266,13 @@ fn texts_validate_with_exactly_the_capabilities_they_claim() {
 }
 
 #[test]
-fn browser_text_differs_by_the_subgroup_directive_only() {
+fn browser_text_differs_by_the_subgroup_directives_only() {
     // Matrices are no part of the browser's WGSL.
     for plan in plans(Language::Wgsl).into_iter().filter(|plan| !plan.matrices) {
         let native = assemble(&plan, Target::WgslNative).text;
         let browser = assemble(&plan, Target::WgslBrowser).text;
-        let want = if plan.subgroups { format!("enable subgroups;\n{native}") } else { native };
+        let directives = "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
+        let want = if plan.subgroups { format!("{directives}{native}") } else { native };
         assert_eq!(browser, want, "{}", plan.label);
     }
 }
@@ -397,6 +398,11 @@ fn plans_beyond_a_device_are_refused_with_need_and_found() {
     let error = problem.plan(&small, Language::Wgsl).unwrap_err().to_string();
     assert!(error.contains("max_compute_workgroup_storage_size"), "{error}");
     assert!(error.contains("4096"), "{error}");
+    for floor in [-0.1, 1.1, f32::NAN] {
+        let skipping = problem.plan_skipping(floor, &Caps::APPLE, Language::Msl);
+        let error = skipping.unwrap_err().to_string();
+        assert!(error.contains("weight_floor") && error.contains("0 to 1"), "{error}");
+    }
     let problem =
         flash_attn_mat_tq::Problem { k_bits: codec.bits, codec, num_heads: 8, num_kv_heads: 1 };
     let narrow = Caps { subgroup_size: Some(16), matrices: true, ..Caps::APPLE };

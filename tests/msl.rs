@@ -155,6 +155,7 @@ fn attention(
         sliding_window: if n > 40 { n - 9 } else { 0 },
         softcap: if nwg > 1 { 30.0 } else { 0.0 },
         nwg,
+        weight_floor: 0.0,
         score_sigma: 2.0,
         seed: 4,
     }

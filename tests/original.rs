@@ -234,6 +234,7 @@ fn attention(
         sliding_window: 30,
         softcap,
         nwg,
+        weight_floor: 0.0,
         score_sigma: 2.0,
         seed: 4,
     }

@@ -45,9 +45,6 @@ const STRIP = BLOCK * STRIP_PITCH;
 const SUMS = BLOCK * SUM_PITCH;
 const WEIGHTS = BLOCK * WEIGHT_PITCH;
 
-// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
-// is far from f16's largest value, and rescaling is rare.
-const SLACK = 8.0;
 const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
 const LEAST_SCALE = 1.0e-20; // of a V row, as far as the running maximum is concerned
 

@@ -30,9 +30,6 @@ const MAXIMA_ROUND = 1u;
 const WEIGHTS_ROUND = 2u;
 const EXCHANGE_ROUNDS = 3u;
 
-// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
-// is far from overflow, and rescaling is rare.
-const SLACK = 8.0;
 const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
 const SUM_ROWS = ROWS;  // sums of a query head that a row group hands to the merge
 
@@ -191,12 +188,8 @@ fn main(
         if (EXCHANGE_BARRIER) {
             workgroupBarrier();
         }
-        var maxima = head_maxima(in, owned);
-        var rises = false;
-        for (var h = 0u; h < GROUP; h++) { // unroll
-            rises = rises || maxima[h] > top[h] + SLACK;
-        }
-        if (rises) {
+        if (some_rise(in, owned, owned_top, top)) {
+            var maxima = head_maxima(in, owned);
             for (var h = 0u; h < GROUP; h++) { // unroll
                 let new_top = max(top[h], maxima[h]);
                 let rescale = exp(top[h] - new_top);
@@ -215,25 +208,30 @@ fn main(
         for (var j = 0u; j < OWNED; j++) { // unroll
             let weight = exp(owned[j] - owned_top[j]);
             owned_sum[j] += weight;
-            owned[j] = weight * decode_scale(tile.v_norms[j], params.scale_factor_d512);
+            let kept = select(weight, 0.0, weight < WEIGHT_FLOOR);
+            owned[j] = kept * decode_scale(tile.v_norms[j], params.scale_factor_d512);
         }
         owned_put(in, WEIGHTS_ROUND, owned);
         if (EXCHANGE_BARRIER) {
             workgroupBarrier();
         }
 
-        // Phase 4: add the weighted V rows.
+        // Phase 4: add the weighted V rows, with a floor only those that some query head keeps.
         for (var r = 0u; r < ROWS; r++) { // unroll
             var weights = array<f32, GROUP_PAD>();
+            var kept = WEIGHT_FLOOR == 0.0;
             for (var h = 0u; h < GROUP; h++) { // unroll
                 weights[h] = score_get(in, owned, r * GROUP_PAD + h);
+                kept = kept || weights[h] != 0.0;
             }
-            for (var i = 0u; i < VECS; i++) { // unroll
-                let bit = 4u * i * V_BITS;
-                let words = vec2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                let x = centroids(four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
-                for (var h = 0u; h < GROUP; h++) { // unroll
-                    acc[h * VECS + i] = fma(vec4(weights[h]), x, acc[h * VECS + i]);
+            if (kept) {
+                for (var i = 0u; i < VECS; i++) { // unroll
+                    let bit = 4u * i * V_BITS;
+                    let words = vec2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
+                    let x = centroids(four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
+                    for (var h = 0u; h < GROUP; h++) { // unroll
+                        acc[h * VECS + i] = fma(vec4(weights[h]), x, acc[h * VECS + i]);
+                    }
                 }
             }
         }

@@ -1,7 +1,7 @@
 // Fast Walsh-Hadamard transform in place: y = FWHT(x) / sqrt(D), with the rotation's signs
 // before it (into the rotated basis), after it (back), or not at all.
 //
-// A workgroup handles ROWS_PER_WORKGROUP rows, HEAD_DIM / 8 threads a row.
+// A workgroup handles ROWS_PER_WORKGROUP rows, ROW_THREADS threads a row.
 // Contract: src/kernels/fwht.rs. Oracle: src/oracle/fwht.rs.
 
 struct Params {
@@ -9,7 +9,7 @@ struct Params {
     num_heads: u32,
 }
 
-@group(0) @binding(0) var<storage, read_write> data: array<vec4<f32>>; // f32 [row][coord]
+@group(0) @binding(0) var<storage, read_write> data: array<f32>; // [row][coord]
 @group(0) @binding(1) var<uniform> params: Params;
 
 @compute @workgroup_size(WORKGROUP_SIZE)
@@ -22,35 +22,32 @@ fn main(
     let local_row = tid / ROW_THREADS;
     let row = (workgroup.y * workgroups.x + workgroup.x) * ROWS_PER_WORKGROUP + local_row;
     let in_range = row < params.num_heads;
-    let at = min(row, params.num_heads - 1u) * (HEAD_DIM / 4u);
+    let at = min(row, params.num_heads - 1u) * HEAD_DIM;
 
     // Phase 1: load, sign.
-    var x: Octet;
-    for (var m = 0u; m < 4u; m++) { // unroll
-        x.lo[m] = data[at + (t + m * ROW_THREADS) / 4u][t % 4u];
-        x.hi[m] = data[at + (t + (m + 4u) * ROW_THREADS) / 4u][t % 4u];
+    var x: array<f32, EPT>;
+    for (var m = 0u; m < EPT; m++) { // unroll
+        x[m] = data[at + t + m * ROW_THREADS];
     }
     if (SIGN_BEFORE) {
-        x = apply_signs_wide(x, t);
+        x = apply_signs(t, x);
     }
 
-    // Phase 2: butterflies, widest stride first.
-    x = pass_wide(x);
-    exchange_put(local_row, wide(t), x);
-    storageBarrier(); // in place: the whole row is read before any of it is written
+    // Phase 2: butterflies, widest strides first.
+    put_wide(local_row, t, pass_wide(x));
+    storageBarrier(); // in place: threads without a row read the last one before it is written
     workgroupBarrier();
-    x = pass_full(exchange_get(local_row, middle(t)));
-    exchange_put(local_row, middle(t), x);
+    put_near(local_row, t, pass_near(get_near(local_row, t)));
     workgroupBarrier();
-    x = pass_full(exchange_get(local_row, narrow(t)));
 
     // Phase 3: normalise, sign, store.
-    x = Octet(x.lo * INV_SQRT_HEAD_DIM, x.hi * INV_SQRT_HEAD_DIM);
+    x = scaled(get_wide(local_row, t), INV_SQRT_HEAD_DIM);
     if (SIGN_AFTER) {
-        x = apply_signs_narrow(x, t);
+        x = apply_signs(t, x);
     }
     if (in_range) {
-        data[at + narrow(t).first / 4u] = x.lo;
-        data[at + narrow(t).first / 4u + 8u] = x.hi;
+        for (var m = 0u; m < EPT; m++) { // unroll
+            data[at + t + m * ROW_THREADS] = x[m];
+        }
     }
 }

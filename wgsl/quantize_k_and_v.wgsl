@@ -1,7 +1,7 @@
 // Encodes K and V in one dispatch, each as quantize_kv does, with codes of a width of its own.
 //
 // A row is one token of one KV head of K (workgroup.z 0) or of V (1). A workgroup handles
-// ROWS_PER_WORKGROUP rows of one of them, HEAD_DIM / 8 threads a row. Codes of a row go through
+// ROWS_PER_WORKGROUP rows of one of them, ROW_THREADS threads a row. Codes of a row go through
 // workgroup memory and are packed a word a thread: words are written whole, and a row is whole
 // words at every width, so no neighbouring row is touched.
 // Contract: src/kernels/quantize_k_and_v.rs. Oracle: src/oracle/quantize_k_and_v.rs.
@@ -44,49 +44,42 @@ fn main(
     let kv_head = source % params.num_kv_heads;
 
     // Phase 1: load, sign; boundaries to workgroup memory.
-    var x: Octet;
+    var x: array<f32, EPT>;
     if (is_k) {
+        for (var m = 0u; m < EPT; m++) { // unroll
+            x[m] = k[source * HEAD_DIM + t + m * ROW_THREADS];
+        }
         fill_boundaries(tid, 0u, K_BITS);
-        for (var m = 0u; m < 4u; m++) { // unroll
-            x.lo[m] = k[source * HEAD_DIM + t + m * ROW_THREADS];
-            x.hi[m] = k[source * HEAD_DIM + t + (m + 4u) * ROW_THREADS];
-        }
     } else {
-        fill_boundaries(tid, V_BASE, V_BITS);
-        for (var m = 0u; m < 4u; m++) { // unroll
-            x.lo[m] = v[source * HEAD_DIM + t + m * ROW_THREADS];
-            x.hi[m] = v[source * HEAD_DIM + t + (m + 4u) * ROW_THREADS];
+        for (var m = 0u; m < EPT; m++) { // unroll
+            x[m] = v[source * HEAD_DIM + t + m * ROW_THREADS];
         }
+        fill_boundaries(tid, V_BASE, V_BITS);
     }
     if (SIGN_BEFORE) {
-        x = apply_signs_wide(x, t);
+        x = apply_signs(t, x);
     }
 
-    // Phase 2: butterflies, widest stride first; normalise.
+    // Phase 2: butterflies, widest strides first. Those that follow put_wide_squares stay within a
+    // block and keep its length: the norm is known before they run.
     x = pass_wide(x);
-    exchange_put(local_row, wide(t), x);
+    put_wide(local_row, t, x);
+    put_wide_squares(local_row, t, x);
     workgroupBarrier();
-    x = pass_full(exchange_get(local_row, middle(t)));
-    exchange_put(local_row, middle(t), x);
-    workgroupBarrier();
-    x = pass_full(exchange_get(local_row, narrow(t)));
-    x = Octet(x.lo * INV_SQRT_HEAD_DIM, x.hi * INV_SQRT_HEAD_DIM);
+    x = pass_near(get_near(local_row, t));
 
-    // Phase 3: the norm of the block this thread belongs to.
-    squares[tid] = squares_of(x);
-    workgroupBarrier();
+    // Phase 3: the norm of the block this thread belongs to. Pass 1 was EPT times too long in squares.
     let block = t / BLOCK_THREADS;
-    let first = local_row * ROW_THREADS + block * BLOCK_THREADS;
-    var norm = block_norm(block_sum(first));
-    let scale = encode_scale(norm, params.scale_factor_d512);
+    var norm = block_norm(block_sum(local_row, block) / f32(EPT));
+    let scale = INV_SQRT_HEAD_DIM * encode_scale(norm, params.scale_factor_d512);
 
     // Phase 4: quantise.
-    var codes: Codes;
+    var codes: array<u32, EPT>;
     if (is_k) {
-        codes = nearest_codes(x, scale, K_BITS);
+        codes = nearest_codes(x, scale, K_GUESS, K_BITS);
         put_codes(local_row, t, codes, K_BITS);
     } else {
-        codes = nearest_codes(x, scale, V_BITS);
+        codes = nearest_codes(x, scale, V_GUESS, V_BITS);
         put_codes(local_row, t, codes, V_BITS);
     }
     workgroupBarrier();
@@ -100,9 +93,10 @@ fn main(
             fill_centroids(tid, V_BASE, V_BITS);
         }
         workgroupBarrier();
-        squares[tid] = squares_of(centroids_of(codes));
+        put_centroid_squares(local_row, t, codes);
         workgroupBarrier();
-        norm = corrected_norm(norm, block_sum(first), params.scale_factor_d512);
+        let decoded = block_sum(local_row, block);
+        norm = corrected_norm(norm, decoded, params.scale_factor_d512);
     }
 
     // Phase 6: pack and store.
@@ -113,15 +107,21 @@ fn main(
     }
     let at = kv_head * params.cache_capacity + slot;
     if (is_k) {
-        for (var w = t; w < K_WORDS; w += ROW_THREADS) {
-            k_packed[at * K_WORDS + w] = packed_word(local_row, w, K_BITS);
+        for (var first = 0u; first < K_WORDS; first += ROW_THREADS) { // unroll
+            let w = first + t;
+            if (w < K_WORDS) {
+                k_packed[at * K_WORDS + w] = packed_word(local_row, w, K_BITS);
+            }
         }
         if (t % BLOCK_THREADS == 0u) {
             k_norms[at * NORMS_PER_POS + block] = norm;
         }
     } else {
-        for (var w = t; w < V_WORDS; w += ROW_THREADS) {
-            v_packed[at * V_WORDS + w] = packed_word(local_row, w, V_BITS);
+        for (var first = 0u; first < V_WORDS; first += ROW_THREADS) { // unroll
+            let w = first + t;
+            if (w < V_WORDS) {
+                v_packed[at * V_WORDS + w] = packed_word(local_row, w, V_BITS);
+            }
         }
         if (t % BLOCK_THREADS == 0u) {
             v_norms[at * NORMS_PER_POS + block] = norm;

@@ -1,6 +1,6 @@
 // Encodes K or V: rotate, take the norm, scale to N(0, 1), pick the nearest centroid, pack.
 //
-// A row is one token of one KV head. A workgroup handles ROWS_PER_WORKGROUP rows, HEAD_DIM / 8
+// A row is one token of one KV head. A workgroup handles ROWS_PER_WORKGROUP rows, ROW_THREADS
 // threads a row. Codes of a row go through workgroup memory and are packed a word a thread: words
 // are written whole, and a row is whole words at every width, so no neighbouring row is touched.
 // Contract: src/kernels/quantize_kv.rs. Oracle: src/oracle/quantize_kv.rs.
@@ -38,35 +38,30 @@ fn main(
     let kv_head = source % params.num_kv_heads;
 
     // Phase 1: load, sign; boundaries to workgroup memory.
+    var x: array<f32, EPT>;
+    for (var m = 0u; m < EPT; m++) { // unroll
+        x[m] = src[source * HEAD_DIM + t + m * ROW_THREADS];
+    }
     fill_boundaries(tid, 0u, BITS);
-    var x: Octet;
-    for (var m = 0u; m < 4u; m++) { // unroll
-        x.lo[m] = src[source * HEAD_DIM + t + m * ROW_THREADS];
-        x.hi[m] = src[source * HEAD_DIM + t + (m + 4u) * ROW_THREADS];
-    }
     if (SIGN_BEFORE) {
-        x = apply_signs_wide(x, t);
+        x = apply_signs(t, x);
     }
 
-    // Phase 2: butterflies, widest stride first; normalise.
+    // Phase 2: butterflies, widest strides first. Those that follow put_wide_squares stay within a
+    // block and keep its length: the norm is known before they run.
     x = pass_wide(x);
-    exchange_put(local_row, wide(t), x);
+    put_wide(local_row, t, x);
+    put_wide_squares(local_row, t, x);
     workgroupBarrier();
-    x = pass_full(exchange_get(local_row, middle(t)));
-    exchange_put(local_row, middle(t), x);
-    workgroupBarrier();
-    x = pass_full(exchange_get(local_row, narrow(t)));
-    x = Octet(x.lo * INV_SQRT_HEAD_DIM, x.hi * INV_SQRT_HEAD_DIM);
+    x = pass_near(get_near(local_row, t));
 
-    // Phase 3: the norm of the block this thread belongs to.
-    squares[tid] = squares_of(x);
-    workgroupBarrier();
+    // Phase 3: the norm of the block this thread belongs to. Pass 1 was EPT times too long in squares.
     let block = t / BLOCK_THREADS;
-    let first = local_row * ROW_THREADS + block * BLOCK_THREADS;
-    var norm = block_norm(block_sum(first));
+    var norm = block_norm(block_sum(local_row, block) / f32(EPT));
 
     // Phase 4: quantise.
-    let codes = nearest_codes(x, encode_scale(norm, params.scale_factor_d512), BITS);
+    let scale = INV_SQRT_HEAD_DIM * encode_scale(norm, params.scale_factor_d512);
+    let codes = nearest_codes(x, scale, GUESS, BITS);
     put_codes(local_row, t, codes, BITS);
     workgroupBarrier();
 
@@ -75,9 +70,10 @@ fn main(
     if (NORM_CORRECTION) {
         fill_centroids(tid, 0u, BITS);
         workgroupBarrier();
-        squares[tid] = squares_of(centroids_of(codes));
+        put_centroid_squares(local_row, t, codes);
         workgroupBarrier();
-        norm = corrected_norm(norm, block_sum(first), params.scale_factor_d512);
+        let decoded = block_sum(local_row, block);
+        norm = corrected_norm(norm, decoded, params.scale_factor_d512);
     }
 
     // Phase 6: pack and store.
@@ -85,8 +81,11 @@ fn main(
     let slot = slot_of(token, params.write_pos, params.cache_capacity, params.is_sliding);
     if (row < rows && !overwritten(left, params.cache_capacity, params.is_sliding)) {
         let at = kv_head * params.cache_capacity + slot;
-        for (var w = t; w < ROW_WORDS; w += ROW_THREADS) {
-            packed[at * ROW_WORDS + w] = packed_word(local_row, w, BITS);
+        for (var first = 0u; first < ROW_WORDS; first += ROW_THREADS) { // unroll
+            let w = first + t;
+            if (w < ROW_WORDS) {
+                packed[at * ROW_WORDS + w] = packed_word(local_row, w, BITS);
+            }
         }
         if (t % BLOCK_THREADS == 0u) {
             norms[at * NORMS_PER_POS + block] = norm;

@@ -1,29 +1,40 @@
 // Codes of rotated rows, one simdgroup a row: nearest centroids, the norms of blocks, packing by
 // whole words.
 //
-// Boundaries are a binary tree, level by level: node 1 is the middle one, below node k are 2 k and
-// 2 k + 1.
+// There is no search: a polynomial names one boundary next to the coordinate's cell, and that
+// boundary decides.
 
 constant constexpr uint BLOCK_LANES = 32 / NORMS_PER_POS; // lanes whose coordinates share a norm
 constant constexpr float BLOCK_DIM = HEAD_DIM / NORMS_PER_POS; // those coordinates
 
-// Index of the nearest centroid, ties to the lower index.
-inline uint nearest(float z, constant const float *tree, uint bits) {
-    uint node = 1;
-    for (uint level = 0; level < bits; level++) {
-        node = 2 * node + (z > tree[node] ? 1u : 0u);
+// What codes of a width are chosen by.
+struct Quantizer {
+    constant const float *boundaries;
+    constant const float *guess;
+    uint bits;
+};
+
+// Index of the nearest centroid, ties to the lower index. The guess are the limit and the terms of
+// src/codec/codebook/guess.rs: codes of up to four bits need only the first.
+inline uint nearest(float z, Quantizer by) {
+    float x = clamp(z, -by.guess[0], by.guess[0]);
+    float slope = by.guess[1];
+    if (by.bits > 4) {
+        float s = x * x;
+        slope += s * (by.guess[2] + s * (by.guess[3] + s * by.guess[4]));
     }
-    return node - (1u << bits);
+    // So large a float has no bits below the point: the sum is rounded to a whole number, whose
+    // bits are the lowest of the float.
+    float middle = float((1u << (by.bits - 1)) - 1u);
+    uint rounded = as_type<uint>(x * slope + (12582912.0f + middle));
+    uint boundary = rounded & ((1u << by.bits) - 1u);
+    return boundary + (z > by.boundaries[boundary] ? 1u : 0u);
 }
 
 inline void nearest_codes(
-    thread const float (&x)[EPT],
-    float scale,
-    constant const float *tree,
-    uint bits,
-    threadgroup uchar *codes) {
+    thread const float (&x)[EPT], float scale, Quantizer by, threadgroup uchar *codes) {
     for (uint i = 0; i < EPT; i++) {
-        codes[i] = uchar(nearest(x[i] * scale, tree, bits));
+        codes[i] = uchar(nearest(x[i] * scale, by));
     }
 }
 

@@ -3,7 +3,7 @@
 // A lane owns EPT contiguous coordinates. The narrow stages run in registers, the wide ones
 // between lanes by shuffles; no threadgroup memory and no barrier.
 
-constant constexpr uint EPT = HEAD_DIM / 32; // coordinates of a lane: 2, 4, 8 or 16
+constant constexpr uint EPT = HEAD_DIM / ROW_THREADS; // coordinates of a lane: 2, 4, 8 or 16
 
 inline void butterflies(thread float (&x)[EPT], uint lane) {
     // Strides 1, 2 .. EPT / 2: within the lane.

@@ -3,15 +3,19 @@
 
 constant constexpr float NO_SCORE = -1.7014118e38f; // running maximum before anything was seen: -FLT_MAX / 2
 
+// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
+// is far from overflow, and rescaling is rare.
+constant constexpr float SLACK = 8.0f;
+
 // First visible chronological position.
 inline uint first_visible(uint n, uint mask_type, uint sliding_window) {
     return mask_type == 2u && sliding_window > 0u && sliding_window < n ? n - sliding_window : 0u;
 }
 
-// Slot of chronological position i.
+// Slot of chronological position i. Before the wrap s - capacity is far above s.
 inline uint ring_slot(uint i, uint ring_start, uint capacity) {
     uint s = ring_start + i;
-    return s >= capacity ? s - capacity : s;
+    return min(s, s - capacity);
 }
 
 // c * tanh(s / c), or s when c is 0. Near 0 by its series, elsewhere with exp of a negative

@@ -1,13 +1,12 @@
 //! What the kernels that encode rows have in common: tables, rows of a workgroup, sizes of a call.
 
-use super::{codebook_constants, has_signs, head_dim_constants, rotate_bytes, rotation_constants};
-use crate::codec::{Bits, Codec, HeadDim, ZERO_NORM, codebook, row};
+use super::rows::Rows;
+use super::{codebook_constants, has_signs, head_dim_constants, rotation_constants};
+use crate::codec::codebook::{boundaries, guess};
+use crate::codec::{Bits, Codec, HeadDim, ZERO_NORM, row};
 use crate::contract::{Caps, Constant, Language, constant, grid};
 use crate::error::{Error, Result};
 use crate::params::QuantizeKvParams;
-
-/// Threads of a workgroup.
-pub(super) const THREADS: u32 = 128;
 
 /// An encoder of rows in these widths; the codec says the rest.
 #[derive(Debug, Clone, Copy)]
@@ -17,13 +16,13 @@ pub(super) struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    fn rows_per_workgroup(&self, language: Language) -> u32 {
-        match language {
-            // Eight coordinates a thread.
-            Language::Wgsl => THREADS / (self.codec.head_dim.get() / 8),
-            // One simdgroup a row.
-            Language::Msl => THREADS / 32,
-        }
+    fn rows(&self, language: Language) -> Rows {
+        Rows::new(self.codec.head_dim, language)
+    }
+
+    /// Threads of a workgroup.
+    pub fn threads(&self, language: Language) -> u32 {
+        self.rows(language).threads()
     }
 
     /// Entries of the largest table.
@@ -38,14 +37,20 @@ impl Encoder<'_> {
         constants.push(constant("SQRT_HEAD_DIM", f64::from(head_dim.get()).sqrt() as f32));
         constants.push(constant("ZERO_NORM", ZERO_NORM));
         constants.extend(codebook_constants(head_dim, self.widths));
-        let trees: Vec<f32> = self.widths.iter().flat_map(|&b| boundary_tree(b)).collect();
-        constants.push(constant("BOUNDARY_TREES", trees));
+        // An entry that is never read makes them as many as levels: both tables then start alike.
+        let upto = |&b: &Bits| boundaries(b).iter().copied().chain([0.0]);
+        let tables: Vec<f32> = self.widths.iter().flat_map(upto).collect();
+        constants.push(constant("BOUNDARIES", tables));
         constants.push(constant("TABLE_LEN", self.table_len()));
         constants.extend(rotation_constants(head_dim, has_signs(rotation), false));
         constants.push(constant("NORM_CORRECTION", norm_correction));
-        constants.push(constant("ROWS_PER_WORKGROUP", self.rows_per_workgroup(language)));
-        constants.push(constant("WORKGROUP_SIZE", THREADS));
+        constants.extend(self.rows(language).constants());
         constants
+    }
+
+    /// How a kernel guesses codes of this width.
+    pub fn guess(name: &'static str, bits: Bits) -> Constant {
+        constant(name, guess(bits).to_vec())
     }
 
     /// What sets a pipeline's label apart, after its widths.
@@ -56,13 +61,14 @@ impl Encoder<'_> {
 
     /// Bytes of workgroup memory.
     pub fn workgroup_bytes(&self, language: Language) -> u32 {
-        let (head_dim, rows) = (self.codec.head_dim, self.rows_per_workgroup(language));
+        let (head_dim, rows) = (self.codec.head_dim, self.rows(language));
         match language {
             Language::Wgsl => {
-                let fours = rows * head_dim.get() / 4;
-                rotate_bytes(head_dim, rows) + 4 * (self.table_len() + THREADS + fours)
+                let squares = head_dim.norms_per_pos() * rows.threads();
+                let fours = rows.per_workgroup * rows.padded(head_dim.get() / 4);
+                rows.exchange_bytes() + 4 * (self.table_len() + squares + fours)
             }
-            Language::Msl => rows * head_dim.get(),
+            Language::Msl => rows.per_workgroup * head_dim.get(),
         }
     }
 
@@ -87,7 +93,7 @@ impl Encoder<'_> {
         }
         let rows = u64::from(params.num_tokens) * u64::from(params.num_kv_heads);
         let slots = u64::from(params.num_kv_heads) * u64::from(params.cache_capacity);
-        let workgroups = rows.div_ceil(self.rows_per_workgroup(language).into());
+        let workgroups = rows.div_ceil(self.rows(language).per_workgroup.into());
         let grid = grid(kernel, workgroups, caps)?;
         Ok(Call { head_dim, rows, slots, grid })
     }
@@ -117,45 +123,5 @@ impl Call {
     /// Bytes of their norms.
     pub fn norms_bytes(&self) -> u64 {
         self.slots * u64::from(self.head_dim.norms_per_pos()) * 4
-    }
-}
-
-/// The boundaries between the codes of `bits` bits as a binary tree, level by level: node 1 is the
-/// middle one, below node k are 2 k and 2 k + 1; entry 0 is no node.
-fn boundary_tree(bits: Bits) -> Vec<f32> {
-    let sorted = codebook::boundaries(bits);
-    let mut tree = vec![0.0];
-    for level in 0..bits.get() {
-        let step = 1 << (bits.get() - level);
-        tree.extend(sorted.iter().skip(step / 2 - 1).step_by(step));
-    }
-    tree
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Down the tree as the kernels go.
-    fn descend(tree: &[f32], bits: Bits, z: f32) -> usize {
-        let mut node = 1;
-        for _ in 0..bits.get() {
-            node = 2 * node + usize::from(z > tree[node]);
-        }
-        node - (1 << bits.get())
-    }
-
-    #[test]
-    fn the_way_down_the_tree_ends_at_the_nearest_centroid() {
-        for bits in Bits::ALL {
-            let tree = boundary_tree(bits);
-            assert_eq!(tree.len(), 1 << bits.get(), "{bits}");
-            let inside = codebook::levels(bits).iter().copied();
-            let ties = codebook::boundaries(bits).iter().copied();
-            for z in inside.chain(ties).chain([-100.0, 100.0, 0.0]) {
-                let want = usize::from(codebook::nearest(bits, z.into()));
-                assert_eq!(descend(&tree, bits, z), want, "{bits} bits, {z}");
-            }
-        }
     }
 }

@@ -113,10 +113,30 @@ impl Problem {
 
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
+        self.plan_skipping(0.0, caps, language)
+    }
+
+    /// The same, but rows of V that no query head of the workgroup gives a weight of at least
+    /// `weight_floor`, at most 1, are not decoded, and smaller weights count as none; 0 skips nothing.
+    ///
+    /// A weight is `exp(score - M)`, M the largest score that the row group has seen by then or up
+    /// to 8 under it. So what is left out weighs less than `weight_floor` against the largest
+    /// score of all, and moves a coordinate by at most `sum(weight * |v|) / S` over weights below
+    /// the floor. The sum S stays complete.
+    pub fn plan_skipping(
+        &self,
+        weight_floor: f32,
+        caps: &Caps,
+        language: Language,
+    ) -> Result<Plan> {
+        if !(0.0..=1.0).contains(&weight_floor) {
+            return Err(Error::param("weight_floor", "0 to 1", weight_floor));
+        }
         let groups = RowGroups::choose(self.shape(), caps, language)?;
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
+        constants.push(constant("WEIGHT_FLOOR", weight_floor));
         let mut pieces = vec!["codebook", "scores", "attention", groups.exchange(language)];
         if language == Language::Wgsl {
             let pick = |bits: Bits, [words, pairs, vectors]: [&'static str; 3]| match self
@@ -137,10 +157,11 @@ impl Problem {
             contract: &CONTRACT,
             language,
             label: format!(
-                "flash_attn_vec_tq_k{}v{}_{}",
+                "flash_attn_vec_tq_k{}v{}_{}{}",
                 self.k_bits,
                 self.codec.bits,
-                groups.label(self.shape())
+                groups.label(self.shape()),
+                if weight_floor == 0.0 { String::new() } else { format!("_floor{weight_floor:e}") }
             ),
             constants,
             pieces,

@@ -2,12 +2,11 @@
 
 use bytemuck::bytes_of;
 
-use super::{has_signs, head_dim_constants, kernel, rotate_bytes, rotation_constants};
+use super::rows::Rows;
+use super::{has_signs, head_dim_constants, kernel, rotation_constants};
 use crate::codec::{Direction, HeadDim, Rotation};
 use crate::contract::Scalar::U32;
-use crate::contract::{
-    Access, Binding, Caps, Constant, Contract, Language, Launch, Plan, constant, grid,
-};
+use crate::contract::{Access, Binding, Caps, Constant, Contract, Language, Launch, Plan, grid};
 use crate::error::{Error, Result};
 use crate::params::FwhtParams;
 
@@ -46,19 +45,7 @@ pub struct Problem {
     pub direction: Direction,
 }
 
-/// Threads of a workgroup.
-const THREADS: u32 = 128;
-
 impl Problem {
-    fn rows_per_workgroup(&self, language: Language) -> u32 {
-        match language {
-            // Eight coordinates a thread.
-            Language::Wgsl => THREADS / (self.head_dim.get() / 8),
-            // One simdgroup a row.
-            Language::Msl => THREADS / 32,
-        }
-    }
-
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
         let signs = has_signs(self.rotation);
@@ -66,11 +53,10 @@ impl Problem {
             signs && self.direction == Direction::Forward,
             signs && self.direction == Direction::Inverse,
         );
-        let rows = self.rows_per_workgroup(language);
+        let rows = Rows::new(self.head_dim, language);
         let mut constants: Vec<Constant> = head_dim_constants(self.head_dim);
         constants.extend(rotation_constants(self.head_dim, before, after));
-        constants.push(constant("ROWS_PER_WORKGROUP", rows));
-        constants.push(constant("WORKGROUP_SIZE", THREADS));
+        constants.extend(rows.constants());
         let signs = match (before, after) {
             (true, _) => "sign_before",
             (_, true) => "sign_after",
@@ -82,9 +68,9 @@ impl Problem {
             label: format!("fwht_d{}_{signs}", self.head_dim),
             constants,
             pieces: vec!["rotate"],
-            workgroup_size: THREADS,
+            workgroup_size: rows.threads(),
             workgroup_bytes: match language {
-                Language::Wgsl => rotate_bytes(self.head_dim, rows),
+                Language::Wgsl => rows.exchange_bytes(),
                 Language::Msl => 0,
             },
             subgroups: language == Language::Msl,
@@ -107,9 +93,10 @@ impl Problem {
             return Err(Error::param("num_heads", "at least 1", 0));
         }
         let rows = u64::from(params.num_heads);
+        let workgroups = rows.div_ceil(Rows::new(self.head_dim, language).per_workgroup.into());
         Ok(Launch {
             contract: &CONTRACT,
-            grid: grid("fwht", rows.div_ceil(self.rows_per_workgroup(language).into()), caps)?,
+            grid: grid("fwht", workgroups, caps)?,
             needed: vec![rows * u64::from(params.head_dim) * 4, size_of::<FwhtParams>() as u64],
             uniforms: vec![(1, bytes_of(params).to_vec())],
         })

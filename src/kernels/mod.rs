@@ -16,6 +16,7 @@ pub mod fwht;
 pub mod quantize_k_and_v;
 pub mod quantize_kv;
 mod row_groups;
+mod rows;
 
 use crate::codec::{Bits, Codec, HeadDim, Rotation, codebook, signs};
 use crate::contract::{Constant, Contract, constant};
@@ -119,11 +120,6 @@ fn codebook_constants(head_dim: HeadDim, widths: &[Bits]) -> Vec<Constant> {
         constant("CODEBOOK_LEN", levels.len() as u32),
         constant("CODEBOOK", levels),
     ]
-}
-
-/// Bytes of workgroup memory that `shared/rotate` exchanges rows through.
-const fn rotate_bytes(head_dim: HeadDim, rows: u32) -> u32 {
-    rows * (head_dim.get() + head_dim.get() / 8) * 4
 }
 
 /// Whether the rotation multiplies by signs at all.

@@ -2,7 +2,7 @@
 
 use bytemuck::bytes_of;
 
-use super::encoder::{Encoder, THREADS};
+use super::encoder::Encoder;
 use super::kernel;
 use crate::codec::{Bits, Codec};
 use crate::contract::Scalar::{F32, U32};
@@ -99,6 +99,8 @@ impl Problem {
         let mut constants = encoder.constants(language);
         constants.push(constant("K_BITS", self.k_bits.get()));
         constants.push(constant("V_BITS", v_bits.get()));
+        constants.push(Encoder::guess("K_GUESS", self.k_bits));
+        constants.push(Encoder::guess("V_GUESS", v_bits));
         constants.push(constant("V_BASE", if shared { 0 } else { self.k_bits.levels() as u32 }));
         let plan = Plan {
             contract: &CONTRACT,
@@ -111,7 +113,7 @@ impl Problem {
             ),
             constants,
             pieces: vec!["rotate", "encode"],
-            workgroup_size: THREADS,
+            workgroup_size: encoder.threads(language),
             workgroup_bytes: encoder.workgroup_bytes(language),
             subgroups: language == Language::Msl,
             matrices: false,

@@ -2,7 +2,7 @@
 
 use bytemuck::bytes_of;
 
-use super::encoder::{Encoder, THREADS};
+use super::encoder::Encoder;
 use super::kernel;
 use crate::codec::Codec;
 use crate::contract::Scalar::{F32, U32};
@@ -63,13 +63,14 @@ impl Problem {
         let encoder = Encoder { codec: &self.codec, widths: &[bits] };
         let mut constants = encoder.constants(language);
         constants.push(constant("BITS", bits.get()));
+        constants.push(Encoder::guess("GUESS", bits));
         let plan = Plan {
             contract: &CONTRACT,
             language,
             label: format!("quantize_kv_d{head_dim}_b{bits}_{}", encoder.label()),
             constants,
             pieces: vec!["rotate", "encode"],
-            workgroup_size: THREADS,
+            workgroup_size: encoder.threads(language),
             workgroup_bytes: encoder.workgroup_bytes(language),
             subgroups: language == Language::Msl,
             matrices: false,

@@ -20,6 +20,35 @@ pub fn flash_attn_vec_tq(
     })
 }
 
+/// How far leaving out rows of V can move each coordinate of the output: `sum(weight * |v|) / S`
+/// over the positions whose weight `exp(score - M)` is below `weight_floor`, M the largest score.
+pub fn weighing_less(
+    params: &FlashAttnVecTqParams,
+    weight_floor: f64,
+    q_rotated: &[f32],
+    k: PackedRows,
+    v: PackedRows,
+) -> Result<Vec<f64>> {
+    let (shape, k, v) = prepare(params, q_rotated, k, v)?;
+    let k_row: attention::Rows<'_> = &|h, s, o| k.decode_rotated(h, s, o);
+    let ring = shape.ring()?;
+    let visible: Vec<u32> = (shape.first_visible()..shape.kv_seq_len).collect();
+    let scores = attention::scores(&shape, q_rotated, k_row)?;
+    let d = shape.head_dim as usize;
+    let mut row = vec![0.0; d];
+    let mut most = vec![0.0; scores.len() * d];
+    for (h, (scores, most)) in scores.iter().zip(most.chunks_exact_mut(d)).enumerate() {
+        let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+        let sum: f64 = weights.iter().sum();
+        for (&i, &weight) in visible.iter().zip(&weights).filter(|(_, w)| **w < weight_floor) {
+            v.decode_rotated(h as u32 / shape.group_size(), ring.slot(i), &mut row);
+            most.iter_mut().zip(&row).for_each(|(m, v)| *m += weight * v.abs() / sum);
+        }
+    }
+    Ok(most)
+}
+
 /// The dequantising oracle of a whole decode step: K and V are decoded and un-rotated, then
 /// plain attention with the natural `q`. Knows nothing of rotated queries.
 pub fn dequantizing_attention(

@@ -8,7 +8,7 @@ use crate::driver::DriverError;
 use crate::kernels::flash_attn_vec_tq::Problem;
 use crate::legs::{BufferId, Tape};
 use crate::oracle::dequantize_kv::PackedRows;
-use crate::oracle::flash_attn_vec_tq::flash_attn_vec_tq;
+use crate::oracle::flash_attn_vec_tq::{flash_attn_vec_tq, weighing_less};
 use crate::oracle::max_abs_score;
 use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams};
 use crate::rng::Gaussian;
@@ -38,6 +38,8 @@ pub struct Case {
     pub softcap: f32,
     /// Splits.
     pub nwg: u32,
+    /// Weight under which rows of V are left out; 0 is off.
+    pub weight_floor: f32,
     /// Standard deviation of the scores before the softcap.
     pub score_sigma: f32,
     /// Seed of the data.
@@ -87,6 +89,9 @@ impl Case {
         if self.nwg > 1 {
             name += &format!(" splits{}", self.nwg);
         }
+        if self.weight_floor > 0.0 {
+            name += &format!(" floor{}", self.weight_floor);
+        }
         if self.score_sigma != 1.0 {
             name += &format!(" sigma{}", self.score_sigma);
         }
@@ -116,6 +121,7 @@ pub fn base(head_dim: HeadDim) -> Case {
         sliding_window: 0,
         softcap: 0.0,
         nwg: 1,
+        weight_floor: 0.0,
         score_sigma: 1.0,
         seed: 11,
     }
@@ -173,6 +179,8 @@ pub fn cases() -> Vec<Case> {
         Case { k_bits, codec: Codec { bits, ..base.codec }, nwg: 3, ..base }
     };
     let mut cases = shapes();
+    let floor = |head_dim| Case { weight_floor: 1e-6, score_sigma: 8.0, nwg: 2, ..base(head_dim) };
+    cases.extend(HeadDim::ALL.map(floor));
     for head_dim in HeadDim::ALL {
         cases.extend(Bits::ALL.map(|bits| with(head_dim, bits, bits)));
     }
@@ -217,9 +225,21 @@ impl Case {
         let one = FlashAttnVecTqParams { nwg: 1, ..params };
         let want = flash_attn_vec_tq(&one, &q, k_rows, v_rows)?;
         let largest = max_abs_score(&shape, &q, &|h, s, o| k_rows.decode_rotated(h, s, o))?;
-        let reference = Reference { shape, want, tolerance: attention_tolerance(largest) };
+        let mut tolerance = attention_tolerance(largest);
+        if self.weight_floor > 0.0 {
+            let floor = f64::from(self.weight_floor);
+            let most = weighing_less(&one, floor, &q, k_rows, v_rows)?;
+            tolerance += nrmse_of(&most, &want);
+        }
+        let reference = Reference { shape, want, tolerance };
         Ok(Data { case: *self, q, k, v, reference, max_score: largest })
     }
+}
+
+/// NRMSE of an output that is off by `error` in each coordinate.
+fn nrmse_of(error: &[f64], want: &[f64]) -> f64 {
+    let square = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
+    (square(error) / square(want)).sqrt()
 }
 
 /// Inputs and reference of a case.
@@ -263,7 +283,8 @@ impl Prepared for Data {
             num_kv_heads: self.case.num_kv_heads,
         };
         let launch = problem.launch(&self.case.params(), caps, language)?;
-        Ok(self.step(problem.plan(caps, language)?, launch))
+        let plan = problem.plan_skipping(self.case.weight_floor, caps, language)?;
+        Ok(self.step(plan, launch))
     }
 
     fn judge(&self, outputs: &[&[u8]]) -> CaseResult {

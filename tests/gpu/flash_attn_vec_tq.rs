@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
 use wgtq::parity::flash_attn_vec_tq::{Case, base, cases};
 
-use crate::support::{check, check_each, output_planned_for};
+use crate::support::{check, check_each, outcome, output_planned_for};
 
 #[test]
 fn every_edge_and_ratio_equals_the_oracle() {
@@ -16,6 +16,15 @@ fn a_plan_for_wider_subgroups_than_there_are_ends_in_nan() {
     let case = base(HeadDim::ALL[2]);
     let Some(output) = output_planned_for(&case, 64) else { return };
     assert!(output.iter().all(|x| x.is_nan()), "{:?}", &output[..8]);
+}
+
+/// A floor that leaves out most rows of V must show, within what the oracle says that they weigh.
+#[test]
+fn rows_under_the_floor_are_left_out() {
+    let most = Case { weight_floor: 0.9, ..base(HeadDim::ALL[1]) };
+    let Some(outcome) = outcome(&most) else { return };
+    assert!(outcome.pass(), "{}", outcome.detail);
+    assert!(outcome.error > 0.1, "nothing was left out: {:.2e}", outcome.error);
 }
 
 /// Any shape that a caller may ask for, small enough to run in milliseconds.
@@ -39,6 +48,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
             sliding_window: window,
             softcap,
             nwg,
+            weight_floor: 0.0,
             score_sigma: sigma,
             seed: seed >> 1,
         },

@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock};
 use wgtq::contract::Caps;
 use wgtq::gpu::device::{AdapterReport, Gpu, Selection};
 use wgtq::legs::{Leg, LegName, Run, Tape, WgpuLeg};
-use wgtq::parity::Case;
+use wgtq::parity::{Case, Outcome};
 
 /// A WGSL leg that plans as if the device had no subgroup operations.
 struct WithoutSubgroups(WgpuLeg);
@@ -83,6 +83,15 @@ fn check_on(case: &impl Case, wanted: impl Fn(usize) -> bool) {
             Err(e) => panic!("leg {label}: {e}\n{case:#?}"),
         }
     }
+}
+
+/// What WGSL with checks makes of `case`.
+pub fn outcome(case: &impl Case) -> Option<Outcome> {
+    if without_gpu() {
+        return None;
+    }
+    let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
+    Some(case.run(&mut WgpuLeg::on(LegName::Wgsl, gpu)).expect("a case that runs"))
 }
 
 /// The first output of `case` on WGSL planned for subgroups of `width`, where the device's are

@@ -34,8 +34,19 @@ fn funnel(words: vec2<u32>, at: u32) -> u32 {
     return select(low, words.y >> shift, at >= 32u);
 }
 
-// Centroids of four codes, by the codebook of this width at `base`.
+// Centroids of four codes, by the codebook of this width at `base`. Of four bits, every other code
+// is cleared at once: fewer integer operations where none cuts a field out of a word.
 fn centroids(codes: u32, bits: u32, base: u32) -> vec4<f32> {
+    if (bits == 4u) {
+        let even = codes & 0x0f0fu;
+        let odd = (codes >> 4u) & 0x0f0fu;
+        return vec4(
+            codebook[base + (even & 0xffu)],
+            codebook[base + (odd & 0xffu)],
+            codebook[base + (even >> 8u)],
+            codebook[base + (odd >> 8u)],
+        );
+    }
     let mask = (1u << bits) - 1u;
     return vec4(
         codebook[base + (codes & mask)],

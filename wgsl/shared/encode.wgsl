@@ -1,26 +1,22 @@
-// Codes of rotated rows, whose coordinates a thread holds as `narrow` ones: nearest centroids, the
-// norms of blocks, packing by whole words.
+// Codes of rotated rows: nearest centroids, the norms of blocks, packing by whole words.
 //
-// Boundaries are a binary tree, level by level: node 1 is the middle one, below node k are 2 k and
-// 2 k + 1. On every level lanes then read neighbouring words.
+// Codes are those of a thread's `near` coordinates. There is no search: a polynomial names one
+// boundary next to the coordinate's cell, and that boundary decides.
 
-const BLOCK_THREADS = ROW_THREADS / NORMS_PER_POS; // threads whose coordinates share a norm
-const BLOCK_DIM = f32(HEAD_DIM / NORMS_PER_POS);   // those coordinates
-
-struct Codes {
-    lo: vec4<u32>,
-    hi: vec4<u32>,
-}
+const BLOCK_THREADS = ROW_THREADS / NORMS_PER_POS; // threads whose near coordinates share a norm
+const BLOCK_EPT = EPT / NORMS_PER_POS;             // wide coordinates of a thread that share a norm
+const BLOCK_DIM = f32(HEAD_DIM / NORMS_PER_POS);   // all of those coordinates
+const ROW_FOURS = HEAD_DIM / 4u + ROW_THREADS;     // with a pad every thread
 
 var<workgroup> table: array<f32, TABLE_LEN>; // boundaries; for the norm correction then centroids
-var<workgroup> squares: array<f32, WORKGROUP_SIZE>;
-var<workgroup> fours: array<u32, ROWS_PER_WORKGROUP * HEAD_DIM / 4u>; // [row][four codes]
+var<workgroup> squares: array<f32, NORMS_PER_POS * WORKGROUP_SIZE>;       // [row][block][thread]
+var<workgroup> fours: array<u32, ROWS_PER_WORKGROUP * ROW_FOURS>;         // [row][four codes]
 
 // The tables of codes of `bits` bits start at `base`.
 fn fill_boundaries(tid: u32, base: u32, bits: u32) {
-    var trees = BOUNDARY_TREES;
+    var boundaries = BOUNDARIES;
     for (var i = tid; i < 1u << bits; i += WORKGROUP_SIZE) {
-        table[i] = trees[base + i];
+        table[i] = boundaries[base + i];
     }
 }
 fn fill_centroids(tid: u32, base: u32, bits: u32) {
@@ -30,48 +26,71 @@ fn fill_centroids(tid: u32, base: u32, bits: u32) {
     }
 }
 
-// Index of the nearest centroid, ties to the lower index. `top` are the first two levels.
-fn nearest(z: f32, top: vec3<f32>, bits: u32) -> u32 {
-    let upper = z > top.x;
-    let second = z > select(top.y, top.z, upper);
-    var node = 4u + select(0u, 2u, upper) + select(0u, 1u, second);
-    for (var level = 2u; level < bits; level++) {
-        node = 2u * node + select(0u, 1u, z > table[node]);
+// Index of the nearest centroid, ties to the lower index. `guess` are the limit and the terms of
+// src/codec/codebook/guess.rs: codes of up to four bits need only the first.
+fn nearest(z: f32, guess: array<f32, 5>, bits: u32) -> u32 {
+    let x = clamp(z, -guess[0], guess[0]);
+    var slope = guess[1];
+    if (bits > 4u) {
+        let s = x * x;
+        slope += s * (guess[2] + s * (guess[3] + s * guess[4]));
     }
-    return node - (1u << bits);
+    // So large a float has no bits below the point: the sum is rounded to a whole number, whose
+    // bits are the lowest of the float.
+    let middle = f32((1u << (bits - 1u)) - 1u);
+    let rounded = bitcast<u32>(x * slope + (12582912.0 + middle));
+    let boundary = rounded & ((1u << bits) - 1u);
+    return boundary + select(0u, 1u, z > table[boundary]);
 }
 
-fn nearest_four(z: vec4<f32>, top: vec3<f32>, bits: u32) -> vec4<u32> {
-    return vec4(
-        nearest(z.x, top, bits),
-        nearest(z.y, top, bits),
-        nearest(z.z, top, bits),
-        nearest(z.w, top, bits),
-    );
+fn nearest_codes(
+    x: array<f32, EPT>,
+    scale: f32,
+    guess: array<f32, 5>,
+    bits: u32,
+) -> array<u32, EPT> {
+    var near = x;
+    var codes: array<u32, EPT>;
+    for (var m = 0u; m < EPT; m++) { // unroll
+        codes[m] = nearest(near[m] * scale, guess, bits);
+    }
+    return codes;
 }
 
-fn nearest_codes(x: Octet, scale: f32, bits: u32) -> Codes {
-    let top = vec3(table[1], table[2], table[3]);
-    return Codes(nearest_four(x.lo * scale, top, bits), nearest_four(x.hi * scale, top, bits));
+// Squares of the wide coordinates of each block.
+fn put_wide_squares(local_row: u32, t: u32, x: array<f32, EPT>) {
+    var wide = x;
+    for (var b = 0u; b < NORMS_PER_POS; b++) { // unroll
+        var sum = 0.0;
+        for (var m = 0u; m < BLOCK_EPT; m++) { // unroll
+            sum += wide[b * BLOCK_EPT + m] * wide[b * BLOCK_EPT + m];
+        }
+        squares[(local_row * NORMS_PER_POS + b) * ROW_THREADS + t] = sum;
+    }
 }
 
-// Sum of the squares of the block whose first thread is `first`.
-fn block_sum(first: u32) -> f32 {
+// Squares of the centroids of near coordinates, all of one block.
+fn put_centroid_squares(local_row: u32, t: u32, near: array<u32, EPT>) {
+    var codes = near;
     var sum = 0.0;
-    for (var i = 0u; i < BLOCK_THREADS; i++) { // unroll
+    for (var m = 0u; m < EPT; m++) { // unroll
+        let level = table[codes[m]];
+        sum += level * level;
+    }
+    for (var b = 0u; b < NORMS_PER_POS; b++) { // unroll
+        let own = select(0.0, sum, t / BLOCK_THREADS == b);
+        squares[(local_row * NORMS_PER_POS + b) * ROW_THREADS + t] = own;
+    }
+}
+
+// Sum of the squares of a block.
+fn block_sum(local_row: u32, block: u32) -> f32 {
+    let first = (local_row * NORMS_PER_POS + block) * ROW_THREADS;
+    var sum = 0.0;
+    for (var i = 0u; i < ROW_THREADS; i++) { // unroll
         sum += squares[first + i];
     }
     return sum;
-}
-
-fn squares_of(x: Octet) -> f32 {
-    return dot(x.lo, x.lo) + dot(x.hi, x.hi);
-}
-
-fn centroids_of(codes: Codes) -> Octet {
-    let lo = vec4(table[codes.lo.x], table[codes.lo.y], table[codes.lo.z], table[codes.lo.w]);
-    let hi = vec4(table[codes.hi.x], table[codes.hi.y], table[codes.hi.z], table[codes.hi.w]);
-    return Octet(lo, hi);
 }
 
 // The norm of a block whose squares add up to `sum`.
@@ -93,25 +112,28 @@ fn corrected_norm(norm: f32, sum: f32, scale_factor_d512: f32) -> f32 {
     return norm / sqrt(sum / BLOCK_DIM) * select(1.0, scale_factor_d512, NORMS_PER_POS == 2u);
 }
 
-// Four codes side by side, the first in the lowest bits.
-fn four(codes: vec4<u32>, bits: u32) -> u32 {
-    return codes.x | (codes.y << bits) | (codes.z << (2u * bits)) | (codes.w << (3u * bits));
+// Puts codes by fours, the first in the lowest bits.
+fn put_codes(local_row: u32, t: u32, near: array<u32, EPT>, bits: u32) {
+    var codes = near;
+    for (var m = 0u; m < EPT; m += 4u) { // unroll
+        let low = codes[m] | (codes[m + 1u] << bits);
+        let high = codes[m + 2u] | (codes[m + 3u] << bits);
+        fours[local_row * ROW_FOURS + t * (EPT / 4u + 1u) + m / 4u] = low | (high << (2u * bits));
+    }
 }
 
-fn put_codes(local_row: u32, t: u32, codes: Codes, bits: u32) {
-    let at = local_row * (HEAD_DIM / 4u) + narrow(t).first / 4u;
-    fours[at] = four(codes.lo, bits);
-    fours[at + 8u] = four(codes.hi, bits);
+fn four(local_row: u32, f: u32) -> u32 {
+    return fours[local_row * ROW_FOURS + f + f / (EPT / 4u)];
 }
 
 // Word w of a row: its codes as a stream, first coordinate in the lowest bits.
 fn packed_word(local_row: u32, w: u32, bits: u32) -> u32 {
-    let row = local_row * (HEAD_DIM / 4u);
     let width = 4u * bits;
     let first = 32u * w / width;
-    var word = fours[row + first] >> (32u * w % width);
-    for (var f = first + 1u; f * width < 32u * (w + 1u); f++) {
-        word |= fours[row + f] << (f * width - 32u * w);
+    let cut = 32u * w % width;
+    var word = four(local_row, first) >> cut;
+    for (var i = 1u; i * width < 32u + cut; i++) {
+        word |= four(local_row, first + i) << (i * width - cut);
     }
     return word;
 }

@@ -68,6 +68,22 @@ fn row_sums(in: Invocation, owned: array<f32, OWNED>) -> array<f32, OWNED> {
     return x;
 }
 
+// Whether an owned score of the subgroup is more than SLACK above its head's running maximum.
+fn some_rise(
+    in: Invocation,
+    owned: array<f32, OWNED>,
+    owned_top: array<f32, OWNED>,
+    top: array<f32, GROUP_PAD>,
+) -> bool {
+    var x = owned;
+    var tops = owned_top;
+    var rises = false;
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        rises = rises || x[j] > tops[j] + SLACK;
+    }
+    return subgroupAny(rises);
+}
+
 // Largest score of each query head.
 fn head_maxima(in: Invocation, owned: array<f32, OWNED>) -> array<f32, GROUP_PAD> {
     var x = owned;

@@ -78,6 +78,22 @@ fn head_maxima(in: Invocation, owned: array<f32, OWNED>) -> array<f32, GROUP_PAD
     return maxima;
 }
 
+// Whether a score of the row group is more than SLACK above its head's running maximum.
+fn some_rise(
+    in: Invocation,
+    owned: array<f32, OWNED>,
+    owned_top: array<f32, OWNED>,
+    top: array<f32, GROUP_PAD>,
+) -> bool {
+    var maxima = head_maxima(in, owned);
+    var tops = top;
+    var rises = false;
+    for (var h = 0u; h < GROUP; h++) { // unroll
+        rises = rises || maxima[h] > tops[h] + SLACK;
+    }
+    return rises;
+}
+
 // Weight v, from the lane of the same block that owns it.
 fn score_get(in: Invocation, owned: array<f32, OWNED>, v: u32) -> f32 {
     let own_first = in.tid % LANES / OWNERS * OWNERS;

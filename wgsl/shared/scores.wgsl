@@ -3,6 +3,10 @@
 
 const NO_SCORE = -1.7014118e38; // running maximum before anything was seen: -FLT_MAX / 2
 
+// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
+// is far from overflow, and rescaling is rare.
+const SLACK = 8.0;
+
 // First visible chronological position.
 fn first_visible(n: u32, mask_type: u32, sliding_window: u32) -> u32 {
     if (mask_type == 2u && sliding_window > 0u && sliding_window < n) {
@@ -11,10 +15,10 @@ fn first_visible(n: u32, mask_type: u32, sliding_window: u32) -> u32 {
     return 0u;
 }
 
-// Slot of chronological position i.
+// Slot of chronological position i. Before the wrap s - capacity is far above s.
 fn ring_slot(i: u32, ring_start: u32, capacity: u32) -> u32 {
     let s = ring_start + i;
-    return select(s, s - capacity, s >= capacity);
+    return min(s, s - capacity);
 }
 
 // c * tanh(s / c), or s when c is 0. Near 0 by its series, elsewhere with exp of a negative

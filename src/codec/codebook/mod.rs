@@ -4,11 +4,13 @@
 //! oracles and shaders use. Seven decimals of it are the published 2- and 3-bit constants. The
 //! 4-bit table is the published one, digit for digit, because caches written elsewhere use it.
 
+mod guess;
 #[cfg(test)]
 mod lloyd_max;
 mod tables;
 
 use super::Bits;
+pub use guess::{Guess, guess};
 use tables::*;
 
 /// Positive half of the 4-bit table, the published constants (Max 1960 to seven digits).
