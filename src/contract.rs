@@ -78,6 +78,9 @@ impl Language {
 pub struct Caps {
     /// Lanes that are sure to be in one subgroup; none without subgroup operations.
     pub subgroup_size: Option<u32>,
+    /// Whether WGSL may use cooperative matrices of 16x16, f16 in and f32 out, with f16 and subgroup
+    /// barriers beside them.
+    pub matrices: bool,
     /// Bytes of workgroup memory.
     pub max_workgroup_storage: u32,
     /// Threads of a workgroup.
@@ -90,6 +93,7 @@ impl Caps {
     /// What every WebGPU device allows, without subgroups.
     pub const WEBGPU: Self = Self {
         subgroup_size: None,
+        matrices: false,
         max_workgroup_storage: 16 << 10,
         max_workgroup_threads: 256,
         max_workgroups_per_dim: 65_535,
@@ -98,6 +102,7 @@ impl Caps {
     /// An Apple GPU under Metal: 32-wide simdgroups, 32 KiB of threadgroup memory.
     pub const APPLE: Self = Self {
         subgroup_size: Some(32),
+        matrices: false,
         max_workgroup_storage: 32 << 10,
         max_workgroup_threads: 1024,
         max_workgroups_per_dim: 65_535,
@@ -142,6 +147,10 @@ macro_rules! value_from {
 }
 value_from!(bool => Bool, u32 => U32, f32 => F32, Vec<f32> => F32s, Vec<u32> => U32s);
 
+/// What [`Caps::matrices`] stands for, as errors name it.
+const MATRICES: &str =
+    "EXPERIMENTAL_COOPERATIVE_MATRIX (16x16, f16 to f32), SHADER_F16 and SUBGROUP_BARRIER";
+
 /// Everything that a pipeline depends on: the outcome of choosing constants for a problem and a
 /// device. Two equal plans make the same pipeline.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,6 +171,8 @@ pub struct Plan {
     pub workgroup_bytes: u32,
     /// Whether the text uses subgroup operations.
     pub subgroups: bool,
+    /// Whether the text uses what [`Caps::matrices`] stands for.
+    pub matrices: bool,
 }
 
 impl Plan {
@@ -179,6 +190,9 @@ impl Plan {
 
     /// Checks the plan against what the device allows.
     pub fn check(&self, caps: &Caps) -> crate::Result<()> {
+        if self.matrices && !caps.matrices {
+            return Err(crate::Error::Feature { kernel: self.contract.stem, feature: MATRICES });
+        }
         let limit = |limit, needed: u32, found: u32| {
             if needed <= found {
                 Ok(())

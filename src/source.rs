@@ -163,7 +163,12 @@ pub(crate) fn parse_wgsl(plan: &Plan) -> crate::Result<(naga::Module, naga::vali
         let (file, line) = source.locate(line);
         reject(format!("{file}:{line}: {}", e.message()))
     })?;
-    let capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let mut capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if plan.matrices {
+        capabilities |= Capabilities::SHADER_FLOAT16
+            | Capabilities::SUBGROUP_BARRIER
+            | Capabilities::COOPERATIVE_MATRIX;
+    }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(SubgroupOperationSet::all())
@@ -177,6 +182,9 @@ fn header(plan: &Plan, target: Target) -> String {
         // What subgroupAny returns is the same in all of a subgroup; the analysis does not know it.
         Target::WgslBrowser if plan.subgroups => {
             vec!["enable subgroups;".into(), "diagnostic(off, subgroup_uniformity);".into()]
+        }
+        Target::WgslNative if plan.matrices => {
+            vec!["enable f16;".to_owned(), "enable wgpu_cooperative_matrix;".to_owned()]
         }
         Target::Msl => vec!["#include <metal_stdlib>".into(), "using namespace metal;".into()],
         _ => Vec::new(),

@@ -2,7 +2,7 @@
 
 use wgtq::codec::{Bits, Codec, HeadDim, Rotation, codebook};
 use wgtq::gpu::device::{Gpu, Selection};
-use wgtq::legs::{LegName, WgpuLeg};
+use wgtq::legs::{Leg as _, LegName, WgpuLeg};
 use wgtq::oracle::quantize_kv::{quantize_kv, stored_norms};
 use wgtq::params::QuantizeKvParams;
 use wgtq::parity::quantize_kv::{CORRECTED_NORM_ULPS, Case};
@@ -293,6 +293,53 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
     };
     // A kernel that writes past its end or leaves a value unwritten is caught as an error.
     outcome.is_ok_and(|o| o.pass())
+}
+
+/// Of the kernels on matrices; `tests/msl.rs` breaks their MSL where no device has any.
+const ON_MATRICES: &[(&str, &str, &str)] = &[
+    ("flash_attn_mat_tq", "min(position, end - 1u)", "min(position, end)"),
+    ("flash_attn_mat_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
+    ("flash_attn_mat_tq", "&weights[block * WEIGHTS]", "&weights[0]"),
+    ("flash_attn_mat_tq", "i * ROW_LANES] = x;", "i] = x;"),
+];
+
+#[test]
+fn every_kernel_on_matrices_has_a_mutation_and_every_mutation_is_caught() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    for contract in wgtq::kernels::ON_MATRICES {
+        assert!(ON_MATRICES.iter().any(|m| m.0 == contract.stem), "{} has none", contract.stem);
+        assert!(
+            ON_MATRICES.iter().all(|m| m.0 != contract.stem || contract.wgsl.contains(m.1)),
+            "{}: a mutation changes nothing",
+            contract.stem
+        );
+    }
+    let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
+    let mut leg = WgpuLeg::on(LegName::Wgsl, gpu);
+    let case = parity::flash_attn_mat_tq::Case(parity::flash_attn_vec_tq::Case {
+        nwg: 2,
+        ring_start: 60,
+        ..parity::flash_attn_vec_tq::base(HeadDim::ALL[3])
+    });
+    if !leg.caps().matrices {
+        let error = case.run(&mut leg).unwrap_err().to_string();
+        assert!(error.contains("EXPERIMENTAL_COOPERATIVE_MATRIX"), "{error}");
+        return;
+    }
+    for &(stem, from, to) in ON_MATRICES {
+        let wgsl = kernels_text(stem);
+        leg.replace_source(stem, wgsl);
+        assert!(case.run(&mut leg).is_ok_and(|o| o.pass()), "{stem} fails before it is changed");
+        leg.replace_source(stem, &wgsl.replacen(from, to, 1));
+        let passed = case.run(&mut leg).is_ok_and(|o| o.pass());
+        assert!(!passed, "{stem}: {from:?} -> {to:?} was not caught");
+    }
+}
+
+fn kernels_text(stem: &str) -> &'static str {
+    wgtq::kernels::ON_MATRICES.iter().find(|c| c.stem == stem).map_or("", |c| c.wgsl)
 }
 
 #[test]

@@ -12,8 +12,8 @@ use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use wgtq::contract::{Access, Caps, Contract, Language, Plan, Scalar};
 use wgtq::gpu::{Options, RawKernel};
 use wgtq::kernels::{
-    self, dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq,
-    fwht, quantize_k_and_v, quantize_kv,
+    self, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce,
+    flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv,
 };
 use wgtq::source::{Target, assemble};
 
@@ -70,7 +70,24 @@ fn plans(language: Language) -> Vec<Plan> {
             }
         }
     }
+    plans.extend(on_matrices(language));
     plans.into_iter().collect::<Result<_, _>>().unwrap()
+}
+
+/// Plans of the kernels that need cooperative matrices, for a device that has them.
+fn on_matrices(language: Language) -> Vec<wgtq::Result<Plan>> {
+    let caps = Caps { matrices: true, ..Caps::APPLE };
+    let plan = |head_dim, k_bits, bits, num_heads| {
+        let codec = Codec::new(head_dim, bits, Rotation::Plain);
+        flash_attn_mat_tq::Problem { k_bits, codec, num_heads, num_kv_heads: 1 }
+            .plan(&caps, language)
+    };
+    let mut plans = Vec::new();
+    for head_dim in HeadDim::ALL {
+        plans.extend(Bits::ALL.map(|bits| plan(head_dim, bits, Bits::B8, 2)));
+        plans.extend([1, 3, 8, 11].map(|heads| plan(head_dim, Bits::B4, Bits::B4, heads)));
+    }
+    plans
 }
 
 /// Tiles in every format, and with every kind of ratio.
@@ -97,7 +114,8 @@ fn parse(plan: &Plan) -> naga::Module {
 #[test]
 fn every_stem_has_its_five_files_and_no_file_is_without_a_kernel() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let stems: BTreeSet<&str> = kernels::ALL.iter().map(|c| c.stem).collect();
+    let stems: BTreeSet<&str> =
+        kernels::ALL.iter().chain(kernels::ON_MATRICES).map(|c| c.stem).collect();
     for (folder, extension) in [
         ("wgsl", "wgsl"),
         ("msl", "metal"),
@@ -230,7 +248,11 @@ fn texts_validate_with_exactly_the_capabilities_they_claim() {
     for plan in plans(Language::Wgsl) {
         let module = parse(&plan);
         let subgroup = if plan.subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
-        let capabilities = subgroup | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+        let matrices = Capabilities::SHADER_FLOAT16
+            | Capabilities::SUBGROUP_BARRIER
+            | Capabilities::COOPERATIVE_MATRIX;
+        let matrices = if plan.matrices { matrices } else { Capabilities::empty() };
+        let capabilities = subgroup | matrices | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
         let result = Validator::new(ValidationFlags::all(), capabilities)
             .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
             .subgroup_operations(if plan.subgroups {
@@ -245,7 +267,8 @@ fn texts_validate_with_exactly_the_capabilities_they_claim() {
 
 #[test]
 fn browser_text_differs_by_the_subgroup_directives_only() {
-    for plan in plans(Language::Wgsl) {
+    // Matrices are no part of the browser's WGSL.
+    for plan in plans(Language::Wgsl).into_iter().filter(|plan| !plan.matrices) {
         let native = assemble(&plan, Target::WgslNative).text;
         let browser = assemble(&plan, Target::WgslBrowser).text;
         let directives = "enable subgroups;\ndiagnostic(off, subgroup_uniformity);\n";
@@ -260,7 +283,13 @@ fn every_plan_makes_a_pipeline_on_a_device_that_validates() {
         required_features: wgpu::Features::SUBGROUP,
         ..Default::default()
     });
-    for plan in plans(Language::Wgsl) {
+    let (plans, on_matrices): (Vec<_>, Vec<_>) =
+        plans(Language::Wgsl).into_iter().partition(|plan| !plan.matrices);
+    for plan in on_matrices {
+        let error = RawKernel::new(&device, &plan, &Options::default()).unwrap_err().to_string();
+        assert!(error.contains("EXPERIMENTAL_COOPERATIVE_MATRIX"), "{}: {error}", plan.label);
+    }
+    for plan in plans {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let kernel = RawKernel::new(&device, &plan, &Options::default());
         let error = pollster::block_on(scope.pop());
@@ -298,7 +327,7 @@ fn msl_params(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn msl_has_the_contracts_entry_buffers_and_parameter_block() {
-    for contract in kernels::ALL {
+    for contract in kernels::ALL.iter().chain(kernels::ON_MATRICES) {
         let Contract { stem, msl, bindings, params, .. } = contract;
         assert_eq!(msl.matches("kernel void ").count(), 1, "{stem}");
         assert!(msl.contains(&format!("kernel void {stem}(\n")), "{stem}: entry point");
@@ -354,7 +383,7 @@ fn wgsl_and_msl_have_the_same_phases() {
             .map(|l| l.split(':').next().unwrap().to_owned())
             .collect()
     };
-    for contract in kernels::ALL {
+    for contract in kernels::ALL.iter().chain(kernels::ON_MATRICES) {
         assert_eq!(phases(contract.wgsl), phases(contract.msl), "{}", contract.stem);
         assert!(!phases(contract.wgsl).is_empty(), "{}", contract.stem);
     }
@@ -374,6 +403,17 @@ fn plans_beyond_a_device_are_refused_with_need_and_found() {
         let error = skipping.unwrap_err().to_string();
         assert!(error.contains("weight_floor") && error.contains("0 to 1"), "{error}");
     }
+    let problem =
+        flash_attn_mat_tq::Problem { k_bits: codec.bits, codec, num_heads: 8, num_kv_heads: 1 };
+    let narrow = Caps { subgroup_size: Some(16), matrices: true, ..Caps::APPLE };
+    for (caps, named) in
+        [(Caps::APPLE, "EXPERIMENTAL_COOPERATIVE_MATRIX"), (narrow, "lanes of a subgroup")]
+    {
+        let error = problem.plan(&caps, Language::Wgsl).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+    let problem =
+        flash_attn_vec_tq::Problem { k_bits: codec.bits, codec, num_heads: 8, num_kv_heads: 1 };
     let none = Caps { subgroup_size: None, ..Caps::APPLE };
     let error = problem.plan(&none, Language::Msl).unwrap_err().to_string();
     assert!(error.contains("SUBGROUP"), "{error}");

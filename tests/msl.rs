@@ -19,8 +19,8 @@ use wgtq::legs::{Leg as _, LegName, MslHostLeg, Tape};
 use wgtq::msl::dispatch::{LaneOrder, Mode};
 use wgtq::params::{FlashAttnTileParams, TileSequence};
 use wgtq::parity::{
-    Case, dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq,
-    fwht, quantize_k_and_v, quantize_kv,
+    Case, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce,
+    flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv,
 };
 
 fn without_clang() -> bool {
@@ -40,10 +40,15 @@ const THREADGROUP_LIMIT: u64 = 32 << 10;
 /// Runs a case on both forms of MSL, in every way; the result must be within its tolerance and
 /// the checker must find nothing.
 fn check(cases: &[impl Case]) {
+    check_on(&[LegName::MslHost, LegName::WgslNagaMsl], cases);
+}
+
+/// The same on these legs.
+fn check_on(names: &[LegName], cases: &[impl Case]) {
     if without_clang() {
         return;
     }
-    for name in [LegName::MslHost, LegName::WgslNagaMsl] {
+    for &name in names {
         let mut leg = MslHostLeg::open(name).expect("clang++ 19, or WGTQ_CXX=none");
         for case in cases {
             for (mode, order) in WAYS {
@@ -172,6 +177,62 @@ fn attention_cases() -> Vec<flash_attn_vec_tq::Case> {
 #[test]
 fn packed_attention_is_right_and_clean() {
     check(&attention_cases());
+}
+
+/// The native form alone: the WGSL has matrices of 16x16, which Metal has not, and must say so.
+#[test]
+fn packed_attention_on_matrices_is_right_and_clean() {
+    let mut shapes = attention_cases();
+    shapes.extend([
+        attention(0, 11, 90, 100, 30, 1),
+        flash_attn_vec_tq::Case { k_bits: Bits::B3, ..attention(1, 4, 60, 64, 60, 2) },
+        flash_attn_vec_tq::Case { score_sigma: 16.0, ..attention(3, 8, 100, 128, 90, 1) },
+    ]);
+    let cases: Vec<_> = shapes.into_iter().map(flash_attn_mat_tq::Case).collect();
+    check_on(&[LegName::MslHost], &cases);
+    if !without_clang() {
+        let mut leg = MslHostLeg::open(LegName::WgslNagaMsl).unwrap();
+        let error = cases[0].run(&mut leg).unwrap_err().to_string();
+        assert!(error.contains("EXPERIMENTAL_COOPERATIVE_MATRIX"), "{error}");
+    }
+}
+
+/// A wrong value, and each barrier between a simdgroup's own stores and loads.
+#[test]
+fn broken_matrices_are_caught() {
+    if without_clang() {
+        return;
+    }
+    let contract = &kernels::flash_attn_mat_tq::CONTRACT;
+    let case = flash_attn_mat_tq::Case(attention(3, 3, 33, 40, 39, 1));
+    let run = |text: String| {
+        let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
+        leg.mode = Mode::CheckStrict;
+        leg.replace_source(contract.stem, &text);
+        let outcome = case.run(&mut leg);
+        (outcome.is_ok_and(|o| o.pass()), leg.findings)
+    };
+    let replaced = |from: &str, to: &str| {
+        assert!(contract.msl.contains(from), "{from}");
+        contract.msl.replacen(from, to, 1)
+    };
+    for (from, to) in [
+        ("params.ring_start", "0u"),
+        ("sum[g] *= factor", "sum[g] /= factor"),
+        ("i * ROW_LANES * 4u, x);", "i * 4u, x);"),
+        ("block * WEIGHTS + b * SIDE", "b * SIDE"),
+        (
+            "simdgroup_multiply_accumulate(acc[at], weighed[b]",
+            "simdgroup_multiply_accumulate(acc[at], weighed[0]",
+        ),
+    ] {
+        let (passed, _) = run(replaced(from, to));
+        assert!(!passed, "{from} -> {to}");
+    }
+    let barrier =
+        "            simdgroup_barrier(mem_flags::mem_threadgroup);\n            for (uint j";
+    let (_, findings) = run(replaced(barrier, "            for (uint j"));
+    assert!(findings.iter().any(|f| f.kind == "lockstep_reliance"), "{findings:?}");
 }
 
 #[test]

@@ -117,6 +117,17 @@ impl FromStr for Format {
     }
 }
 
+/// Arithmetic of packed attention.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Arithmetic {
+    /// f32: flash_attn_vec_tq
+    #[default]
+    F32,
+    /// f16 with f32 sums, on cooperative matrices: flash_attn_mat_tq
+    F16,
+}
+
 /// What to measure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -130,6 +141,8 @@ pub struct Plan {
     pub tokens: Vec<u32>,
     /// Formats.
     pub formats: Vec<Format>,
+    /// Arithmetic of packed attention.
+    pub arithmetic: Arithmetic,
     /// Legs: those of wgpu.
     pub legs: Vec<LegName>,
     /// Numbers of splits to try; empty for the kernel's own choice.
@@ -174,6 +187,7 @@ struct Point {
     preset: Preset,
     length: u32,
     format: Format,
+    arithmetic: Arithmetic,
     leg: LegName,
     /// The number of splits, unless the kernel chooses.
     nwg: Option<u32>,
@@ -227,7 +241,8 @@ fn attention(
                 let cache = Cache::new(gpu, (preset, length, format), plan)?;
                 let mut idle = true;
                 for (leg, nwg) in plan.runs() {
-                    let point = Point { preset, length, format, leg, nwg, idle };
+                    let arithmetic = plan.arithmetic;
+                    let point = Point { preset, length, format, arithmetic, leg, nwg, idle };
                     points.push(point.measure(gpu, clock, &cache, plan)?);
                     done(&format!("{} {length} {format}", preset.name()));
                     idle = false;

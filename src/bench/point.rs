@@ -5,12 +5,12 @@ use super::clock::{Clock, read};
 use super::leg::{filled, pipeline, uniform};
 use super::report::{PointReport, Timing};
 use super::samples::Samples;
-use super::{Format, Plan, Point};
+use super::{Arithmetic, Format, Plan, Point};
 use crate::contract::{Caps, Language, Launch, Plan as KernelPlan};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
 use crate::gpu::{RawBound, RawKernel};
-use crate::kernels::{flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq};
+use crate::kernels::{flash_attn_mat_tq, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq};
 use crate::legs::POISON;
 use crate::params::{FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams};
 use crate::parity::judge;
@@ -137,6 +137,11 @@ impl Point {
                 let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
                 ("flash_attn_vec", nwg, problem.plan(caps, language)?)
             }
+            Format::Packed { .. } if self.arithmetic == Arithmetic::F16 => {
+                let problem = self.on_matrices(cache);
+                let nwg = self.splits(|| problem.splits(self.length))?;
+                ("flash_attn_mat_tq", nwg, problem.plan(caps, language)?)
+            }
             Format::Packed { .. } => {
                 let problem = self.packed(cache);
                 let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
@@ -174,6 +179,12 @@ impl Point {
         flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
     }
 
+    fn on_matrices(&self, cache: &Cache) -> flash_attn_mat_tq::Problem {
+        let flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads } =
+            self.packed(cache);
+        flash_attn_mat_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
+    }
+
     fn launch(
         &self,
         caps: &Caps,
@@ -185,6 +196,9 @@ impl Point {
         Ok(match self.format {
             Format::F16 => {
                 self.dense().launch(&FlashAttnVecParams::from(params), caps, language)?
+            }
+            Format::Packed { .. } if self.arithmetic == Arithmetic::F16 => {
+                self.on_matrices(cache).launch(&params, caps, language)?
             }
             Format::Packed { .. } => self.packed(cache).launch(&params, caps, language)?,
         })

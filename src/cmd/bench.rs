@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use wgtq::bench::report::{PointReport, Report, RowReport, SCHEMA};
-use wgtq::bench::{Format, Measured, Plan, Preset, Subject, chart, run};
+use wgtq::bench::{Arithmetic, Format, Measured, Plan, Preset, Subject, chart, run};
 use wgtq::driver::{DriverError, Outputs};
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::LegName;
@@ -48,6 +48,9 @@ pub struct Args {
     /// Formats: f16, or bits of K and V such as 8/4
     #[arg(long, value_name = "K/V", value_delimiter = ',', default_value = "f16,4/4,8/4,8/8")]
     format: Vec<Format>,
+    /// Arithmetic of packed attention
+    #[arg(long, value_enum, default_value = "f32")]
+    arithmetic: Arithmetic,
     /// Legs: wgsl, wgsl-trusted, wgsl-spirv, msl; by default the WGSL ones, and msl on Metal
     #[arg(long, value_delimiter = ',')]
     leg: Vec<LegName>,
@@ -140,6 +143,7 @@ impl Args {
             lengths,
             tokens,
             formats: self.format.clone(),
+            arithmetic: self.arithmetic,
             legs,
             splits: self.splits.clone(),
             hot: self.hot,

@@ -102,6 +102,15 @@ pub fn probe(backend: Option<Backend>) -> Vec<(AdapterReport, Option<DriverError
     adapters(backends).iter().map(open).collect()
 }
 
+/// Whether the adapter multiplies 16x16 matrices of f16 into f32, with all that goes with them.
+fn has_matrices(adapter: &wgpu::Adapter) -> bool {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    adapter.features().contains(super::MATRICES)
+        && adapter.cooperative_matrix_properties().iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (16, 16, 16) && (p.ab_type, p.cr_type) == (F16, F32)
+        })
+}
+
 /// Whether `WGTQ_GPU=none` leaves out what needs a GPU.
 pub fn turned_off() -> bool {
     std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none")
@@ -134,15 +143,22 @@ impl Gpu {
 
     /// Opens `adapter` and measures its subgroup width.
     fn on(adapter: &wgpu::Adapter) -> Result<Self, DriverError> {
+        let matrices =
+            if has_matrices(adapter) { super::MATRICES } else { wgpu::Features::empty() };
         let features = adapter.features()
             & (wgpu::Features::SUBGROUP
                 | wgpu::Features::SHADER_F16
                 | wgpu::Features::TIMESTAMP_QUERY
-                | wgpu::Features::PASSTHROUGH_SHADERS);
+                | wgpu::Features::PASSTHROUGH_SHADERS
+                | matrices);
+        // SAFETY: asks wgpu for features that it may still have faults in; of those only
+        // cooperative matrices are requested.
+        let experimental_features = unsafe { wgpu::ExperimentalFeatures::enabled() };
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("wgtq"),
             required_features: features,
             required_limits: adapter.limits(),
+            experimental_features,
             ..Default::default()
         }))
         .map_err(|e| DriverError::Gpu { message: e.to_string() })?;

@@ -14,17 +14,26 @@ pub use report::AdapterReport;
 
 use crate::contract::Caps;
 
+/// Features that [`Caps::matrices`] stands for.
+pub(crate) const MATRICES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP_BARRIER);
+
 impl Caps {
     /// What `device` allows.
     ///
     /// The subgroup size is the smallest that the adapter reports, since a shader may run at
     /// any of the range. Metal reports 4 although Apple GPUs run 32: pass a measured width with
     /// [`Caps::with_subgroup_size`] to use it.
+    ///
+    /// wgpu does not say of a device which cooperative matrices it has: on Vulkan, 16x16 is taken
+    /// for granted where the feature is on. Ask `Adapter::cooperative_matrix_properties` first.
     pub fn of(device: &wgpu::Device) -> Self {
         let (limits, info) = (device.limits(), device.adapter_info());
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         Self {
             subgroup_size: subgroups.then_some(info.subgroup_min_size),
+            matrices: device.features().contains(MATRICES) && info.backend == wgpu::Backend::Vulkan,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_workgroup_threads: limits
                 .max_compute_invocations_per_workgroup

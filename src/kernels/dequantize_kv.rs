@@ -74,6 +74,7 @@ impl Problem {
             workgroup_size: THREADS,
             workgroup_bytes: 4 * self.codec.bits.levels() as u32,
             subgroups: false,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)

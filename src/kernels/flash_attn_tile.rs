@@ -186,6 +186,7 @@ impl Problem {
             workgroup_size: THREADS,
             workgroup_bytes: self.workgroup_bytes(),
             subgroups: false,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -132,6 +132,7 @@ impl Problem {
             workgroup_size: groups.threads,
             workgroup_bytes: groups.dense_bytes(self.shape()),
             subgroups: groups.subgroups,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)

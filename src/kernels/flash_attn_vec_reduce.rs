@@ -71,6 +71,7 @@ impl Problem {
             workgroup_size: THREADS,
             workgroup_bytes: (4 + 4 + 16) * THREADS,
             subgroups: false,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -168,6 +168,7 @@ impl Problem {
             workgroup_size: groups.threads,
             workgroup_bytes: groups.packed_bytes(self.shape()) + 4 * self.levels(),
             subgroups: groups.subgroups,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -74,6 +74,7 @@ impl Problem {
                 Language::Msl => 0,
             },
             subgroups: language == Language::Msl,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -7,6 +7,7 @@
 
 pub mod dequantize_kv;
 mod encoder;
+pub mod flash_attn_mat_tq;
 pub mod flash_attn_tile;
 pub mod flash_attn_vec;
 pub mod flash_attn_vec_reduce;
@@ -20,7 +21,7 @@ mod rows;
 use crate::codec::{Bits, Codec, HeadDim, Rotation, codebook, signs};
 use crate::contract::{Constant, Contract, constant};
 
-/// Every kernel's contract.
+/// Contracts of the kernels that every device runs.
 pub const ALL: &[&Contract] = &[
     &fwht::CONTRACT,
     &quantize_kv::CONTRACT,
@@ -31,6 +32,10 @@ pub const ALL: &[&Contract] = &[
     &flash_attn_vec_reduce::CONTRACT,
     &flash_attn_tile::CONTRACT,
 ];
+
+/// Contracts of the kernels that need cooperative matrices. Only wgpu's native backends know these,
+/// so the kernels are neither exported nor in the browser's suite.
+pub const ON_MATRICES: &[&Contract] = &[&flash_attn_mat_tq::CONTRACT];
 
 /// Ties a kernel's buffers to its contract, so that one kernel's buffers cannot be bound to
 /// another's pipeline.

@@ -116,6 +116,7 @@ impl Problem {
             workgroup_size: encoder.threads(language),
             workgroup_bytes: encoder.workgroup_bytes(language),
             subgroups: language == Language::Msl,
+            matrices: false,
         };
         plan.check(caps)?;
         Ok(plan)

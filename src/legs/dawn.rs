@@ -281,6 +281,7 @@ impl Opened {
         let limits = &self.limits;
         Caps {
             subgroup_size,
+            matrices: false,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_workgroup_threads: limits
                 .max_compute_invocations_per_workgroup

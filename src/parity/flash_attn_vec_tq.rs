@@ -3,7 +3,7 @@
 use super::attention::{Reference, attention_tolerance};
 use super::{CaseResult, PackedCache, Prepared};
 use crate::codec::{Bits, Codec, HeadDim, Ring, Rotation};
-use crate::contract::{Caps, Language};
+use crate::contract::{Caps, Language, Launch, Plan};
 use crate::driver::DriverError;
 use crate::kernels::flash_attn_vec_tq::Problem;
 use crate::legs::{BufferId, Tape};
@@ -201,6 +201,13 @@ impl super::Case for Case {
     }
 
     fn prepare(&self) -> Result<Box<dyn Prepared>, DriverError> {
+        Ok(Box::new(self.data()?))
+    }
+}
+
+impl Case {
+    /// Inputs and reference.
+    pub(super) fn data(&self) -> Result<Data, DriverError> {
         let params = self.params();
         let shape = FlashAttnVecParams::from(params);
         let ring = Ring::new(self.kv_capacity, self.ring_start, self.kv_seq_len)?;
@@ -225,7 +232,7 @@ impl super::Case for Case {
             tolerance += nrmse_of(&most, &want);
         }
         let reference = Reference { shape, want, tolerance };
-        Ok(Box::new(Data { case: *self, q, k, v, reference }))
+        Ok(Data { case: *self, q, k, v, reference, max_score: largest })
     }
 }
 
@@ -235,12 +242,32 @@ fn nrmse_of(error: &[f64], want: &[f64]) -> f64 {
     (square(error) / square(want)).sqrt()
 }
 
-struct Data {
-    case: Case,
+/// Inputs and reference of a case.
+pub(super) struct Data {
+    pub case: Case,
     q: Vec<f32>,
     k: PackedCache,
     v: PackedCache,
-    reference: Reference,
+    pub reference: Reference,
+    pub max_score: f64,
+}
+
+impl Data {
+    /// One dispatch over the case's buffers, and its output.
+    pub fn step(&self, plan: Plan, launch: Launch) -> (Tape<'_>, Vec<BufferId>) {
+        let mut tape = Tape::default();
+        let inputs = [
+            tape.input("q", bytemuck::cast_slice(&self.q)),
+            tape.input("k_packed", &self.k.packed),
+            tape.input("k_norms", bytemuck::cast_slice(&self.k.norms)),
+            tape.input("v_packed", &self.v.packed),
+            tape.input("v_norms", bytemuck::cast_slice(&self.v.norms)),
+        ];
+        let dst = tape.output("dst", self.reference.shape.dst_floats() * 4);
+        let buffers: Vec<_> = inputs.into_iter().chain([dst]).collect();
+        tape.step(plan, launch, &buffers);
+        (tape, vec![dst])
+    }
 }
 
 impl Prepared for Data {
@@ -255,20 +282,9 @@ impl Prepared for Data {
             num_heads: self.case.num_heads,
             num_kv_heads: self.case.num_kv_heads,
         };
-        let mut tape = Tape::default();
-        let inputs = [
-            tape.input("q", bytemuck::cast_slice(&self.q)),
-            tape.input("k_packed", &self.k.packed),
-            tape.input("k_norms", bytemuck::cast_slice(&self.k.norms)),
-            tape.input("v_packed", &self.v.packed),
-            tape.input("v_norms", bytemuck::cast_slice(&self.v.norms)),
-        ];
-        let dst = tape.output("dst", self.reference.shape.dst_floats() * 4);
         let launch = problem.launch(&self.case.params(), caps, language)?;
-        let buffers: Vec<_> = inputs.into_iter().chain([dst]).collect();
         let plan = problem.plan_skipping(self.case.weight_floor, caps, language)?;
-        tape.step(plan, launch, &buffers);
-        Ok((tape, vec![dst]))
+        Ok(self.step(plan, launch))
     }
 
     fn judge(&self, outputs: &[&[u8]]) -> CaseResult {

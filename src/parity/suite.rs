@@ -7,7 +7,7 @@ use super::report::{
     Timing, WayReport,
 };
 use super::{
-    Case, CaseResult, Prepared, dequantize_kv, flash_attn_tile, flash_attn_vec,
+    Case, CaseResult, Prepared, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec,
     flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv,
 };
 #[cfg(feature = "msl-host")]
@@ -34,6 +34,12 @@ pub fn cases() -> Vec<Box<dyn Case>> {
         .chain(boxed(flash_attn_vec_reduce::cases()))
         .chain(boxed(flash_attn_tile::cases()))
         .collect()
+}
+
+/// The same of [`crate::kernels::ON_MATRICES`]; legs without matrices skip them.
+pub fn cases_on_matrices() -> Vec<Box<dyn Case>> {
+    let boxed = |case| Box::new(case) as Box<dyn Case>;
+    flash_attn_mat_tq::cases().into_iter().map(boxed).collect()
 }
 
 /// A leg under its name in a report.

@@ -112,3 +112,31 @@ pub fn output_planned_for(case: &impl Case, width: u32) -> Option<Vec<f32>> {
     let (tape, outputs) = prepared.tape(&caps, LegName::Wgsl.language()).expect("a plan");
     Some(leg.run(&tape).expect("a run").floats(outputs[0]))
 }
+
+/// Runs each case on WGSL with and without checks where the device has cooperative matrices. Where it
+/// has none, each must be refused for exactly that.
+pub fn check_where_matrices_are(cases: &[impl Case]) {
+    if without_gpu() {
+        return;
+    }
+    for leg in [LegName::Wgsl, LegName::WgslTrusted] {
+        let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
+        let mut leg = WgpuLeg::on(leg, gpu);
+        let matrices = leg.caps().matrices;
+        for case in cases {
+            match case.run(&mut leg) {
+                Ok(o) => assert!(
+                    o.pass(),
+                    "{:.3e} of {:.3e}: {}\n{case:#?}",
+                    o.error,
+                    o.tolerance,
+                    o.detail
+                ),
+                Err(e) => assert!(
+                    !matrices && e.to_string().contains("EXPERIMENTAL_COOPERATIVE_MATRIX"),
+                    "{e}\n{case:#?}"
+                ),
+            }
+        }
+    }
+}

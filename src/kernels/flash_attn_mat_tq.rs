@@ -1,0 +1,184 @@
+//! `flash_attn_mat_tq`: `flash_attn_vec_tq` with f16 products on cooperative matrices.
+//!
+//! For many query heads a KV head, where f32 multiply-adds are what an f32 kernel waits for.
+
+use super::flash_attn_vec_tq::{self, Problem as VecProblem};
+use super::{codebook_constants, head_dim_constants, kernel};
+use crate::codec::{Bits, Codec};
+use crate::contract::{Caps, Contract, Language, Launch, Plan, constant};
+use crate::error::{Error, Result};
+use crate::params::{FlashAttnVecTqParams, MAX_SPLITS, check_heads};
+
+/// Bindings, parameters and text: those of `flash_attn_vec_tq` but for the text.
+pub const CONTRACT: Contract = Contract {
+    stem: "flash_attn_mat_tq",
+    summary: "decode attention over packed K and V on cooperative matrices, in f16 with f32 sums",
+    wgsl: include_str!("../../wgsl/flash_attn_mat_tq.wgsl"),
+    msl: include_str!("../../msl/flash_attn_mat_tq.metal"),
+    ..flash_attn_vec_tq::CONTRACT
+};
+
+kernel! {
+    /// Marker of the `flash_attn_mat_tq` kernel.
+    FlashAttnMatTq {
+        /// [`FlashAttnVecTqParams`].
+        params,
+        /// f32 `[nh, D]`, rotated.
+        q,
+        /// `[nkv, cap, row]`.
+        k_packed,
+        /// f32 `[nkv, cap, norms_per_pos]`.
+        k_norms,
+        /// `[nkv, cap, row]`.
+        v_packed,
+        /// f32 `[nkv, cap, norms_per_pos]`.
+        v_norms,
+        /// f32 `[nh, D]` at one split, else partials.
+        dst,
+    }
+}
+
+/// Query heads of a workgroup: a matrix has sixteen rows, and a head takes two.
+const HEADS: u32 = 8;
+/// Threads of a workgroup: four subgroups.
+const THREADS: u32 = 128;
+/// Lanes of a subgroup, no more and no fewer: it loads and multiplies a matrix together.
+const SUBGROUP: u32 = 32;
+/// Positions of a matrix.
+const BLOCK: u32 = 16;
+/// Workgroups that fill a large device: three on each of 132 multiprocessors, which is what their
+/// registers allow.
+const WORKGROUPS: u32 = 396;
+/// Fewest positions of a split.
+const SPLIT_POSITIONS: u32 = 64;
+
+/// The attention shape a pipeline is made for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Problem {
+    /// Width of a K code.
+    pub k_bits: Bits,
+    /// V's codec; K differs in its width only.
+    pub codec: Codec,
+    /// Query heads.
+    pub num_heads: u32,
+    /// KV heads; divides `num_heads`.
+    pub num_kv_heads: u32,
+}
+
+impl Problem {
+    /// The same shape for the f32 kernel.
+    const fn f32(&self) -> VecProblem {
+        VecProblem {
+            k_bits: self.k_bits,
+            codec: self.codec,
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_kv_heads,
+        }
+    }
+
+    /// Query heads a workgroup serves, and workgroups that share a KV head.
+    fn groups(&self) -> Result<(u32, u32)> {
+        check_heads(self.num_heads, self.num_kv_heads)?;
+        let gqa = self.num_heads / self.num_kv_heads;
+        let groups_per_kv = gqa.div_ceil(HEADS);
+        Ok((gqa.div_ceil(groups_per_kv), groups_per_kv))
+    }
+
+    /// Position groups of a workgroup.
+    fn position_groups(&self) -> u32 {
+        THREADS / SUBGROUP / (self.codec.head_dim.get() / 128).max(1)
+    }
+
+    /// Chooses the constants.
+    pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
+        let (group, groups_per_kv) = self.groups()?;
+        let (k, v, head_dim) = (self.k_bits, self.codec.bits, self.codec.head_dim);
+        let mut widths = vec![k, v];
+        widths.dedup();
+        let levels: u32 = widths.iter().map(|b| b.levels() as u32).sum();
+        let mut constants = head_dim_constants(head_dim);
+        constants.extend(codebook_constants(head_dim, &widths));
+        constants.extend([
+            constant("K_BITS", k.get()),
+            constant("V_BITS", v.get()),
+            constant("V_BASE", levels - v.levels() as u32),
+            constant("GQA", self.num_heads / self.num_kv_heads),
+            constant("GROUP", group),
+            constant("GROUPS_PER_KV", groups_per_kv),
+            constant("WORKGROUP_SIZE", THREADS),
+        ]);
+        let mut pieces = vec!["codebook", "scores"];
+        if language == Language::Wgsl {
+            // A lane reads 32 codes, so whole words at every width.
+            let pick = |bits: Bits, [words, pairs, vectors]: [&'static str; 3]| match bits.get() {
+                bits if bits.is_multiple_of(4) => vectors,
+                bits if bits.is_multiple_of(2) => pairs,
+                _ => words,
+            };
+            pieces.push(pick(k, ["k_words", "k_pairs", "k_vectors"]));
+            pieces.push(pick(v, ["v_words", "v_pairs", "v_vectors"]));
+        }
+        let plan = Plan {
+            contract: &CONTRACT,
+            language,
+            label: format!("flash_attn_mat_tq_k{k}v{v}_d{head_dim}_g{group}"),
+            constants,
+            pieces,
+            workgroup_size: THREADS,
+            workgroup_bytes: self.workgroup_bytes(levels),
+            subgroups: true,
+            matrices: language == Language::Wgsl,
+        };
+        plan.check(caps)?;
+        if caps.subgroup_size != Some(SUBGROUP) {
+            return Err(Error::Limit {
+                kernel: CONTRACT.stem,
+                limit: "lanes of a subgroup, no fewer and no more",
+                needed: SUBGROUP.into(),
+                found: caps.subgroup_size.unwrap_or(0).into(),
+            });
+        }
+        Ok(plan)
+    }
+
+    /// Of the WGSL: codebooks, strips, sums, weights, and what is kept of each head.
+    fn workgroup_bytes(&self, levels: u32) -> u32 {
+        let (subgroups, groups) = (THREADS / SUBGROUP, self.position_groups());
+        let strips = subgroups * BLOCK * (64 / 4 + 2) * 8;
+        let sums = subgroups * BLOCK * (BLOCK / 4 + 1) * 16;
+        let blocks = groups * self.codec.head_dim.norms_per_pos();
+        let weights = blocks * BLOCK * (BLOCK / 4 + 2) * 8;
+        strips + sums + weights + 4 * (levels + (groups + 1) * HEADS + subgroups)
+    }
+
+    /// The number of splits to use for `visible` positions.
+    pub fn splits(&self, visible: u32) -> Result<u32> {
+        let (_, groups_per_kv) = self.groups()?;
+        let fill = WORKGROUPS / self.num_kv_heads.saturating_mul(groups_per_kv).max(1);
+        let fewest = SPLIT_POSITIONS.max(self.position_groups() * BLOCK);
+        Ok(visible.div_ceil(fewest).clamp(1, fill.clamp(1, MAX_SPLITS)))
+    }
+
+    /// One dispatch.
+    pub fn launch(
+        &self,
+        params: &FlashAttnVecTqParams,
+        caps: &Caps,
+        language: Language,
+    ) -> Result<Launch> {
+        let (_, groups_per_kv) = self.groups()?;
+        let grid = [self.num_kv_heads * groups_per_kv, params.nwg, 1];
+        let (needed, found) = (grid[0].max(grid[1]), caps.max_workgroups_per_dim);
+        if needed > found {
+            return Err(Error::Limit {
+                kernel: CONTRACT.stem,
+                limit: "max_compute_workgroups_per_dimension",
+                needed: needed.into(),
+                found: found.into(),
+            });
+        }
+        // Same buffers, same bytes, same parameters.
+        let launch = self.f32().launch(params, caps, language)?;
+        Ok(Launch { contract: &CONTRACT, grid, ..launch })
+    }
+}

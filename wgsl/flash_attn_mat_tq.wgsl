@@ -1,0 +1,346 @@
+// Decode attention of one query token over packed K and V, in the rotated basis, with the products
+// on cooperative matrices: K, V, q and the weights in f16, sums in f32.
+//
+// Workgroup (x, y): x = KV head and part of its query heads, y = split of the visible positions. A
+// subgroup owns SUBGROUP_COORDS coordinates of BLOCK positions at a time; the subgroups of a
+// position group share the positions, and the group keeps a running softmax of its own. q and the
+// weights are exact to 22 bits: row h of a matrix holds the upper half of query head h, row h + HEADS
+// what is left of it, and the rows of the result are added. K and V are rounded to f16 as they are
+// decoded into a subgroup's strip of workgroup memory, STRIP_COORDS coordinates a turn.
+// Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes.
+// Contract: src/kernels/flash_attn_mat_tq.rs. Oracle: src/oracle/flash_attn_mat_tq.rs.
+
+const BLOCK = 16u;                               // rows and columns of a matrix
+const HEADS = 8u;                                // query heads of a matrix, each in two rows
+const SUBGROUP = 32u;
+const SUBGROUPS = WORKGROUP_SIZE / SUBGROUP;
+const COORDS = 32u;                              // coordinates of a lane in a row
+const LANES = HEAD_DIM / COORDS;                 // lanes that read a row
+const SUBGROUP_COORDS = min(HEAD_DIM, 128u);
+const ROW_SUBGROUPS = HEAD_DIM / SUBGROUP_COORDS; // subgroups that share a position
+const POSITION_GROUPS = SUBGROUPS / ROW_SUBGROUPS;
+const TILE = POSITION_GROUPS * BLOCK;            // positions that a workgroup handles at a time
+const ROW_LANES = SUBGROUP_COORDS / COORDS;      // lanes of a subgroup that read a row
+const LOAD_ROWS = SUBGROUP / ROW_LANES;          // rows that a subgroup reads at a time
+const LOADS = BLOCK / LOAD_ROWS;
+const STRIP_COORDS = 64u;                         // columns of a strip
+const TURNS = SUBGROUP_COORDS / STRIP_COORDS;  // in which a subgroup's coordinates pass through it
+const TURN_VECS = COORDS / TURNS / 4u;          // vectors of a lane and row in a strip
+const TURN_MATRICES = STRIP_COORDS / BLOCK;
+const MATRICES = TURNS * TURN_MATRICES;
+
+const K_LANE_BITS = COORDS * K_BITS;
+const V_LANE_BITS = COORDS * V_BITS;
+const K_WORDS = K_LANE_BITS / 32u; // words that hold a lane's codes of one row
+const V_WORDS = V_LANE_BITS / 32u;
+const K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
+const V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
+
+// Rows of what passes through workgroup memory are padded, which spreads them over its banks. In
+// vectors of four:
+const STRIP_PITCH = STRIP_COORDS / 4u + 2u;
+const SUM_PITCH = BLOCK / 4u + 1u;
+const WEIGHT_PITCH = BLOCK / 4u + 2u;
+const STRIP = BLOCK * STRIP_PITCH;
+const SUMS = BLOCK * SUM_PITCH;
+const WEIGHTS = BLOCK * WEIGHT_PITCH;
+
+const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
+const LEAST_SCALE = 1.0e-20; // of a V row, as far as the running maximum is concerned
+
+alias Left = coop_mat16x16<f16, A>;
+alias Right = coop_mat16x16<f16, B>;
+alias Sum = coop_mat16x16<f32, C>;
+
+struct Params {
+    n_heads: u32,
+    n_kv_heads: u32,
+    head_dim: u32,
+    kv_seq_len: u32,
+    kv_capacity: u32,
+    scale: f32,
+    mask_type: u32,
+    sliding_window: u32,
+    softcap: f32,
+    nwg: u32,
+    ring_start: u32,
+    scale_factor_d512: f32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;      // [head][coord / 4], rotated
+@group(0) @binding(2) var<storage, read> k_packed: array<KUnit>;   // [kv_head][slot][word]
+@group(0) @binding(3) var<storage, read> k_norms: array<f32>;      // [kv_head][slot][block]
+@group(0) @binding(4) var<storage, read> v_packed: array<VUnit>;   // [kv_head][slot][word]
+@group(0) @binding(5) var<storage, read> v_norms: array<f32>;      // [kv_head][slot][block]
+@group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord], or partials
+
+var<workgroup> strips: array<vec4<f16>, SUBGROUPS * STRIP>;        // [subgroup][position][column / 4]
+var<workgroup> sums: array<vec4<f32>, SUBGROUPS * SUMS>;           // [subgroup][row][column / 4]
+// [position group][block][row][position / 4]
+var<workgroup> weights: array<vec4<f16>, POSITION_GROUPS * NORMS_PER_POS * WEIGHTS>;
+var<workgroup> factors: array<f32, POSITION_GROUPS * HEADS>;       // [position group][head]
+var<workgroup> head_sums: array<f32, HEADS>;
+var<workgroup> rises: vec4<u32>;                                   // [subgroup]
+
+// What a lane reads of a tile.
+struct Codes {
+    k: array<array<u32, K_WORDS>, LOADS>,
+    v: array<array<u32, V_WORDS>, LOADS>,
+}
+
+// Row of K and V of a position; rows past the end repeat the last one.
+fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
+    let slot = ring_slot(min(position, end - 1u), params.ring_start, params.kv_capacity);
+    return kv_head * params.kv_capacity + slot;
+}
+
+// Coordinate, of those of a subgroup, of column x of its strip.
+fn coordinate(turn: u32, x: u32) -> u32 {
+    let vec = x / 4u;
+    return vec % ROW_LANES * COORDS + (turn * TURN_VECS + vec / ROW_LANES) * 4u + x % 4u;
+}
+
+// Upper half of x, or what is left of it.
+fn part(x: vec4<f32>, rest: bool) -> vec4<f16> {
+    let upper = vec4<f16>(x);
+    return select(upper, vec4<f16>(x - vec4<f32>(upper)), rest);
+}
+
+@compute @workgroup_size(WORKGROUP_SIZE)
+fn main(
+    @builtin(local_invocation_index) tid: u32,
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+) {
+    let lane = tid % SUBGROUP;
+    let subgroup = tid / SUBGROUP;
+    let position_group = subgroup / ROW_SUBGROUPS;
+    let row_subgroup = subgroup % ROW_SUBGROUPS;
+    let kv_head = workgroup.x / GROUPS_PER_KV;
+    let first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
+    let heads = min(GROUP, (kv_head + 1u) * GQA - first_head);
+    let split = workgroup.y;
+
+    // A lane's part of a row, and its row among those that a subgroup reads at a time. Four lanes a
+    // row: even rows first, since neighbours in memory would meet in its banks.
+    let row_lane = row_subgroup * ROW_LANES + lane % ROW_LANES;
+    let nth_row = lane / ROW_LANES;
+    let load_row = select(nth_row, nth_row % 4u * 2u + nth_row / 4u, ROW_LANES == 4u);
+    let strip = subgroup * STRIP;
+    let put = strip + load_row * STRIP_PITCH + lane % ROW_LANES;
+
+    // The positions of this split: an equal contiguous part of the visible ones.
+    let first = first_visible(params.kv_seq_len, params.mask_type, params.sliding_window);
+    let span = (params.kv_seq_len - first + params.nwg - 1u) / params.nwg;
+    let begin = min(first + split * span, params.kv_seq_len);
+    let end = min(begin + span, params.kv_seq_len);
+
+    // Phase 1: first tile to registers, codebook to workgroup memory, q through the strips to
+    // matrices.
+    var codes = Codes();
+    if (begin < end) {
+        for (var l = 0u; l < LOADS; l++) { // unroll
+            let row = row_at(begin + position_group * BLOCK + l * LOAD_ROWS + load_row, end, kv_head);
+            codes.k[l] = k_words(row, row_lane);
+            codes.v[l] = v_words(row, row_lane);
+        }
+    }
+    codebook_fill(tid);
+    var query = array<Left, MATRICES>();
+    var acc = array<Sum, MATRICES>();
+    for (var turn = 0u; turn < TURNS; turn++) { // unroll
+        // Two lanes a row.
+        let head = first_head + min(lane / 2u % HEADS, heads - 1u);
+        for (var i = 0u; i < STRIP_COORDS / 8u; i++) { // unroll
+            let column = (lane % 2u * (STRIP_COORDS / 8u) + i) * 4u;
+            let at = head * HEAD_DIM + row_subgroup * SUBGROUP_COORDS + coordinate(turn, column);
+            let x = part(q[at / 4u], lane / 2u >= HEADS);
+            strips[strip + lane / 2u * STRIP_PITCH + column / 4u] = select(vec4(0.0h), x, lane / 2u % HEADS < heads);
+        }
+        workgroupBarrier();
+        for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
+            query[turn * TURN_MATRICES + j] = coopLoadT<Left>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
+        }
+        workgroupBarrier();
+    }
+
+    // A thread weighs one position of one query head in each position group.
+    let head = tid / BLOCK;
+    let position = tid % BLOCK;
+    var top = array<f32, POSITION_GROUPS>(); // running maximum, to within SLACK
+    var sum = array<f32, POSITION_GROUPS>();
+    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+        top[g] = NO_SCORE;
+    }
+
+    for (var base = begin; base < end; base += TILE) {
+        // Phase 2: scores. A subgroup decodes K and adds up its coordinates; its next codes are read
+        // as soon as their registers are free.
+        var score = Sum();
+        for (var turn = 0u; turn < TURNS; turn++) { // unroll
+            for (var l = 0u; l < LOADS; l++) { // unroll
+                for (var i = 0u; i < TURN_VECS; i++) { // unroll
+                    let bit = 4u * (turn * TURN_VECS + i) * K_BITS;
+                    let words = vec2(codes.k[l][bit / 32u], codes.k[l][min(bit / 32u + 1u, K_WORDS - 1u)]);
+                    let x = vec4<f16>(centroids(four_codes(words, bit % 32u, K_BITS), K_BITS, 0u));
+                    strips[put + l * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = x;
+                }
+            }
+            if (turn == TURNS - 1u) {
+                for (var l = 0u; l < LOADS; l++) { // unroll
+                    let next = base + TILE + position_group * BLOCK + l * LOAD_ROWS + load_row;
+                    codes.k[l] = k_words(row_at(next, end, kv_head), row_lane);
+                }
+            }
+            subgroupBarrier();
+            for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
+                let k = coopLoad<Right>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
+                score = coopMultiplyAdd(query[turn * TURN_MATRICES + j], k, score);
+            }
+            subgroupBarrier();
+        }
+        coopStoreT(score, &sums[subgroup * SUMS], SUM_PITCH);
+        workgroupBarrier();
+
+        // Phase 3: running softmax; scores become weights, which take V's norm along. So does the
+        // running maximum: weights stay within f16 whatever the norms are.
+        var rise = false;
+        for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+            let i = base + g * BLOCK + position;
+            let row = row_at(i, end, kv_head);
+            var s = 0.0;
+            for (var r = 0u; r < ROW_SUBGROUPS; r++) { // unroll
+                let at = (g * ROW_SUBGROUPS + r) * SUMS + head * SUM_PITCH + position / 4u;
+                let both = sums[at][position % 4u] + sums[at + HEADS * SUM_PITCH][position % 4u];
+                let norm = k_norms[row * NORMS_PER_POS + r * NORMS_PER_POS / ROW_SUBGROUPS];
+                s += both * decode_scale(norm, params.scale_factor_d512);
+            }
+            s = select(HIDDEN, soften(s * params.scale, params.softcap), i < end);
+            var v_scales = array<f32, NORMS_PER_POS>();
+            var largest = LEAST_SCALE;
+            for (var b = 0u; b < NORMS_PER_POS; b++) { // unroll
+                v_scales[b] = decode_scale(v_norms[row * NORMS_PER_POS + b], params.scale_factor_d512);
+                largest = max(largest, v_scales[b]);
+            }
+            var highest = s + log(largest);
+            for (var step = 0u; step < 4u; step++) { // unroll
+                highest = max(highest, subgroupShuffleXor(highest, 1u << step));
+            }
+            var factor = 1.0;
+            if (highest > top[g] + SLACK) {
+                factor = exp(top[g] - highest);
+                top[g] = highest;
+                sum[g] *= factor;
+                rise = true;
+            }
+            if (position == 0u) {
+                factors[g * HEADS + head] = factor;
+            }
+            let weight = exp(s - top[g]);
+            sum[g] += weight;
+            for (var b = 0u; b < NORMS_PER_POS; b++) { // unroll
+                let at = (g * NORMS_PER_POS + b) * WEIGHTS + head * WEIGHT_PITCH + position / 4u;
+                let upper = f16(weight * v_scales[b]);
+                weights[at][position % 4u] = upper;
+                weights[at + HEADS * WEIGHT_PITCH][position % 4u] = f16(weight * v_scales[b] - f32(upper));
+            }
+        }
+        let any_rise = subgroupAny(rise);
+        if (lane == 0u) {
+            rises[subgroup] = u32(any_rise);
+        }
+        if (any(workgroupUniformLoad(&rises) != vec4(0u))) {
+            for (var j = 0u; j < MATRICES; j++) { // unroll
+                coopStoreT(acc[j], &sums[subgroup * SUMS], SUM_PITCH);
+                subgroupBarrier();
+                for (var x = lane; x < BLOCK * BLOCK / 4u; x += SUBGROUP) {
+                    let row = x / (BLOCK / 4u);
+                    let at = subgroup * SUMS + row * SUM_PITCH + x % (BLOCK / 4u);
+                    sums[at] *= factors[position_group * HEADS + row % HEADS];
+                }
+                subgroupBarrier();
+                acc[j] = coopLoadT<Sum>(&sums[subgroup * SUMS], SUM_PITCH);
+                subgroupBarrier();
+            }
+        }
+
+        // Phase 4: add the weighted V rows.
+        let block = position_group * NORMS_PER_POS + row_subgroup * NORMS_PER_POS / ROW_SUBGROUPS;
+        let weighed = coopLoadT<Left>(&weights[block * WEIGHTS], WEIGHT_PITCH);
+        for (var turn = 0u; turn < TURNS; turn++) { // unroll
+            for (var l = 0u; l < LOADS; l++) { // unroll
+                for (var i = 0u; i < TURN_VECS; i++) { // unroll
+                    let bit = 4u * (turn * TURN_VECS + i) * V_BITS;
+                    let words = vec2(codes.v[l][bit / 32u], codes.v[l][min(bit / 32u + 1u, V_WORDS - 1u)]);
+                    let x = vec4<f16>(centroids(four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE));
+                    strips[put + l * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = x;
+                }
+            }
+            if (turn == TURNS - 1u) {
+                for (var l = 0u; l < LOADS; l++) { // unroll
+                    let next = base + TILE + position_group * BLOCK + l * LOAD_ROWS + load_row;
+                    codes.v[l] = v_words(row_at(next, end, kv_head), row_lane);
+                }
+            }
+            subgroupBarrier();
+            for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
+                let v = coopLoadT<Right>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
+                acc[turn * TURN_MATRICES + j] = coopMultiplyAdd(weighed, v, acc[turn * TURN_MATRICES + j]);
+            }
+            subgroupBarrier();
+        }
+    }
+
+    // Phase 5: merge the position groups, a matrix at a time, and store.
+    workgroupBarrier();
+    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+        for (var step = 0u; step < 4u; step++) { // unroll
+            sum[g] += subgroupShuffleXor(sum[g], 1u << step);
+        }
+    }
+    var highest = NO_SCORE;
+    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+        highest = max(highest, top[g]);
+    }
+    var total = 0.0;
+    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+        total += sum[g] * exp(top[g] - highest);
+        if (position == 0u) {
+            factors[g * HEADS + head] = exp(top[g] - highest);
+        }
+    }
+    if (position == 0u) {
+        head_sums[head] = total;
+        if (head < heads && params.nwg > 1u) {
+            let at = partial_pair_at(params.n_heads, first_head + head, split, params.nwg);
+            dst[at] = total;
+            dst[at + 1u] = highest;
+        }
+    }
+    for (var j = 0u; j < MATRICES; j++) { // unroll
+        coopStoreT(acc[j], &sums[subgroup * SUMS], SUM_PITCH);
+        workgroupBarrier();
+        for (var x = tid; x < heads * ROW_SUBGROUPS * BLOCK; x += WORKGROUP_SIZE) {
+            store(first_head, x / BLOCK / ROW_SUBGROUPS, x / BLOCK % ROW_SUBGROUPS, j, x % BLOCK, split);
+        }
+        workgroupBarrier();
+    }
+}
+
+// Stores column x of matrix j of a row subgroup: of the output of query head `first_head + h`, or of
+// its partials.
+fn store(first_head: u32, h: u32, row_subgroup: u32, j: u32, x: u32, split: u32) {
+    var value = 0.0;
+    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+        let at = (g * ROW_SUBGROUPS + row_subgroup) * SUMS + h * SUM_PITCH + x / 4u;
+        value += factors[g * HEADS + h] * (sums[at][x % 4u] + sums[at + HEADS * SUM_PITCH][x % 4u]);
+    }
+    let turn = j / TURN_MATRICES;
+    let c = row_subgroup * SUBGROUP_COORDS + coordinate(turn, j % TURN_MATRICES * BLOCK + x);
+    let head = first_head + h;
+    if (params.nwg == 1u) {
+        dst[head * HEAD_DIM + c] = select(value / head_sums[h], 0.0, head_sums[h] == 0.0);
+    } else {
+        dst[partial_at(head, c, split, params.nwg)] = value;
+    }
+}
