@@ -17,7 +17,7 @@ const fn fault(kernel: &'static str, from: &'static str, to: &'static str) -> Fa
 }
 
 const FAULTS: [Fault; 8] = [
-    fault("fwht", "x.lo * INV_SQRT_HEAD_DIM", "x.hi * INV_SQRT_HEAD_DIM"),
+    fault("fwht", "ROW_THREADS] = x[m]", "ROW_THREADS] = x[m ^ 1u]"),
     fault("quantize_kv", "packed_word(local_row, w, ", "packed_word(local_row, 0u, "),
     fault("quantize_k_and_v", "packed_word(local_row, w, V", "packed_word(local_row, 0u, V"),
     fault("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
