@@ -15,6 +15,7 @@ pub mod fwht;
 pub mod quantize_k_and_v;
 pub mod quantize_kv;
 mod row_groups;
+pub mod store_kv;
 
 use crate::codec::{Bits, Codec, HeadDim, Rotation, codebook, signs};
 use crate::contract::{Constant, Contract, constant};
@@ -29,6 +30,7 @@ pub const ALL: &[&Contract] = &[
     &flash_attn_vec::CONTRACT,
     &flash_attn_vec_reduce::CONTRACT,
     &flash_attn_tile::CONTRACT,
+    &store_kv::CONTRACT,
 ];
 
 /// Ties a kernel's buffers to its contract, so that one kernel's buffers cannot be bound to
