@@ -61,7 +61,7 @@ impl Gpu {
         let buffers = gpu.scoped(|| Buffers::new(&gpu.device, shape, capacity))?;
         let layers = (0..shape.layers).map(|layer| cache.bind(&gpu.device, layer, buffers.io()));
         let layers = gpu.scoped(|| layers.collect::<wgtq::Result<_>>())??;
-        let bytes_per_token = cache.bytes()?.per_token;
+        let bytes_per_token = cache.bytes().per_token;
         Ok(Self { gpu, cache, layers, buffers, bytes_per_token })
     }
 

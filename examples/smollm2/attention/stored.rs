@@ -50,7 +50,7 @@ impl Stored {
         let layers: Vec<Layer> = snapshot
             .layers()
             .map(|rows| {
-                let k = side(k, rows.k_packed, rows.k_norms);
+                let k = side(k, rows.k, rows.k_norms);
                 Layer { sides: [k, side(v, rows.v_packed, rows.v_norms)], seen: 0 }
             })
             .collect();
