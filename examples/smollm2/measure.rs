@@ -18,8 +18,9 @@ use crate::{TextArgs, chart, note, print};
 /// The text is given to the model whole, without a leading token; K and V are quantised as they are
 /// written, and every prediction but the last is scored. Writes measure.json and perplexity.svg.
 ///
-/// Codes flip where a value lies on a boundary, and later layers see it: at few bits, rounding alone
-/// moves these figures. --repeats shows by how much.
+/// The model runs in f64. In f32, rounding turns codes that lie on a boundary, later layers see it,
+/// and at few bits these figures would depend on the machine. --repeats shows by how much they move
+/// when the input does by a millionth.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -61,7 +62,7 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// The unquantised f32 cache.
+/// The unquantised cache, its bytes those of f32.
 #[derive(Debug, Serialize)]
 pub struct Unquantised {
     /// Bytes of cache a token.
@@ -109,7 +110,7 @@ impl Args {
                 found: self.tokens.to_string(),
             });
         }
-        let model = Model::open(model)?;
+        let model = Model::open(model)?.in_f64()?;
         let tokens = model.vocabulary.encode_first(&self.text.read()?, self.tokens)?;
         let measurement = Measurement::new(&model, &tokens, self.repeats)?;
         let pairs =

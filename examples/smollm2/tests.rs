@@ -98,6 +98,27 @@ fn one_token_at_a_time_is_the_whole_text_at_once() {
     }
 }
 
+/// And where rounding could turn codes, f64 leaves them alone: steps and the whole text agree to the
+/// last digits of the logits' f32.
+#[test]
+fn the_model_in_f64_is_the_model_in_f32_without_its_rounding() {
+    let model = Gguf::new().model().unwrap();
+    let wide = model.in_f64().unwrap();
+    let tokens = model.vocabulary.encode("the 3 heats").unwrap();
+    let run = |model: &Model, kind: Kind, parts: &[&[u32]]| {
+        let mut cache = kind.open(model.shape, bits("4/4"), tokens.len()).unwrap();
+        logits(model, cache.as_mut(), parts)
+    };
+    let (narrow, exact) =
+        (run(&model, Kind::Exact, &[&tokens]), run(&wide, Kind::Exact, &[&tokens]));
+    let error = nrmse(&narrow, &exact);
+    assert!(error > 1e-9 && error < 1e-5, "{error:e}");
+    let whole = run(&wide, Kind::Oracle, &[&tokens]);
+    let steps = run(&wide, Kind::Oracle, &tokens.chunks(1).collect::<Vec<_>>());
+    assert!(nrmse(&steps, &whole) < 1e-7, "{:e}", nrmse(&steps, &whole));
+    assert!(nrmse(&whole, &exact) > 1e-3, "{:e}", nrmse(&whole, &exact));
+}
+
 /// Also that the codec is in the way at all: 4 bits must be seen, and more bits must be closer.
 #[test]
 fn wider_codes_come_closer_to_the_unquantised_cache() {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use wgtq::cache::{Config, Io, KvCache, LayerConfig, LayerIo, Storage};
 use wgtq::codec::{KeyFormat, KvFormat, Rotation};
 use wgtq::driver::DriverError;
@@ -81,7 +81,7 @@ impl Gpu {
     }
 
     fn upload(&self, buffer: &wgpu::Buffer, rows: &Tensor) -> Result<()> {
-        let values = rows.flatten_all()?.to_vec1::<f32>()?;
+        let values = rows.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&values));
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Attention for Gpu {
         }
         let out = self.mapped(&self.buffers.read_back, out_bytes)?;
         let out: Vec<f32> = bytemuck::pod_collect_to_vec(&out);
-        Ok(Tensor::from_vec(out, (tokens, heads * d), &Device::Cpu)?)
+        Ok(Tensor::from_vec(out, (tokens, heads * d), &Device::Cpu)?.to_dtype(q.dtype())?)
     }
 
     fn bytes_per_token(&self) -> u64 {

@@ -134,9 +134,9 @@ impl FromStr for BitPair {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// f32 cache on the CPU
+    /// Unquantised cache on the CPU
     Exact,
-    /// K and V through wgtq's codec on the CPU, then f32 attention
+    /// K and V through wgtq's codec on the CPU, then unquantised attention
     Oracle,
     /// wgtq's kernels on a GPU
     Gpu,

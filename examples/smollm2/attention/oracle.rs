@@ -1,7 +1,7 @@
 //! What a perfect kernel would give: every K and V row through wgtq's codec in f64 as it is
-//! written, then f32 attention over the decoded rows.
+//! written, then attention over the decoded rows.
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
 use wgtq::codec::{Codec, row};
 use wgtq::oracle::dequantize_kv::PackedRows;
@@ -49,18 +49,18 @@ pub fn stored_bytes(codec: &Codec) -> u64 {
     row::row_bytes(codec.head_dim, codec.bits) + u64::from(codec.head_dim.norms_per_pos()) * 4
 }
 
-/// Rows `[.., D]` encoded, packed and decoded.
+/// Rows `[.., D]` encoded from f32, packed and decoded.
 fn through(codec: &Codec, rows: &Tensor) -> Result<Tensor> {
-    let mut values = rows.flatten_all()?.to_vec1::<f32>()?;
-    values.par_chunks_exact_mut(codec.head_dim.as_usize()).for_each(|x| {
+    let values = rows.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
+    let mut decoded = vec![0.0f64; values.len()];
+    let d = codec.head_dim.as_usize();
+    decoded.par_chunks_exact_mut(d).zip(values.par_chunks_exact(d)).for_each(|(out, x)| {
         let encoded = encode(codec, x);
         let norms: Vec<f32> = encoded.norms.iter().map(|&n| n as f32).collect();
         let mut packed = vec![0; row::row_bytes(codec.head_dim, codec.bits) as usize];
         row::pack(codec.bits, &encoded.codes, &mut packed);
         let rows = PackedRows { codec: *codec, capacity: 1, packed: &packed, norms: &norms };
-        let mut decoded = vec![0.0; x.len()];
-        rows.decode(0, 0, &mut decoded);
-        x.iter_mut().zip(&decoded).for_each(|(x, &y)| *x = y as f32);
+        rows.decode(0, 0, out);
     });
-    Ok(Tensor::from_vec(values, rows.shape(), &Device::Cpu)?)
+    Ok(Tensor::from_vec(decoded, rows.shape(), &Device::Cpu)?.to_dtype(rows.dtype())?)
 }
