@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use wgtq::driver::{DriverError, Outputs};
 
-use crate::attention::{Attention, BitPair, Coding, Exact, Kind};
+use crate::attention::{Attention, BitPair, Coding, Exact, Kind, stored_bits};
 use crate::error::{ModelError, Result};
 use crate::model::Model;
 use crate::score::LogProbs;
@@ -31,7 +31,8 @@ pub struct Args {
     /// Who attends, one or more
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Oracle])]
     attention: Vec<Kind>,
-    /// Pairs of K / V bits, as in 8/4,4/4 [default: all that can run, with K at least V]
+    /// Pairs of K / V bits, as in 8/4,4/4; K also as f16 or f32 [default: all widths with K at
+    /// least V]
     #[arg(long, value_delimiter = ',')]
     bits: Vec<BitPair>,
     /// Store norms with which decoded rows keep their length
@@ -78,7 +79,7 @@ pub struct Unquantised {
 pub struct Row {
     /// Who attended.
     pub attention: Kind,
-    /// Bits of K.
+    /// Bits of a coordinate of K: of a code, or 16 or 32 of a float.
     pub k_bits: u32,
     /// Bits of V.
     pub v_bits: u32,
@@ -98,6 +99,14 @@ pub struct Row {
     pub top1_agreement: f64,
     /// Seconds of the run.
     pub seconds: f64,
+}
+
+impl Row {
+    /// The widths as they are given.
+    pub fn pair(&self) -> String {
+        let float = if self.k_bits > 8 { "f" } else { "" };
+        format!("{float}{}/{}", self.k_bits, self.v_bits)
+    }
 }
 
 impl Args {
@@ -192,7 +201,7 @@ impl<'a> Measurement<'a> {
             / (runs.len() as f64 - 1.0);
         Ok(Row {
             attention: kind,
-            k_bits: bits.k.get(),
+            k_bits: stored_bits(bits.k),
             v_bits: bits.v.get(),
             norm_correction,
             bytes_per_token: attention.bytes_per_token(),
@@ -269,7 +278,7 @@ fn table(report: &Report) -> Table {
 
 fn widths(row: &Row) -> String {
     let corrected = if row.norm_correction { " corrected" } else { "" };
-    format!("{}/{}{corrected}", row.k_bits, row.v_bits)
+    format!("{}{corrected}", row.pair())
 }
 
 fn ratio(row: &Row) -> String {

@@ -143,8 +143,9 @@ impl Model {
         })
     }
 
-    /// The same model in f64 from the embedding to the logits. Rounding then turns no codes of a
-    /// quantised cache, so a measurement does not depend on the order in which a machine adds up.
+    /// The same model in f64 from the embedding to the logits. Rounding then turns next to no
+    /// codes of a quantised cache, so a measurement hardly depends on the order in which a machine
+    /// adds up.
     pub fn in_f64(&self) -> Result<Self> {
         let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64);
         let layer = |layer: &Layer| -> Result<Layer> {

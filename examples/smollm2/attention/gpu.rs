@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Tensor};
 use wgtq::cache::{Config, Io, KvCache, LayerConfig, LayerIo, Storage};
-use wgtq::codec::{KeyFormat, KvFormat, Rotation};
+use wgtq::codec::{KvFormat, Rotation};
 use wgtq::driver::DriverError;
 use wgtq::gpu::device::{self, Selection};
 use wgtq::wgpu;
@@ -46,7 +46,7 @@ impl Gpu {
             num_heads: shape.num_heads,
             num_kv_heads: shape.num_kv_heads,
             head_dim: shape.head_dim,
-            format: KvFormat { k: KeyFormat::Tq(bits.k), v: bits.v },
+            format: KvFormat { k: bits.k, v: bits.v },
             rotation: Rotation::Plain,
             norm_correction,
             capacity,

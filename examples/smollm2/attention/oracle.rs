@@ -1,9 +1,9 @@
-//! What a perfect kernel would give: every K and V row through wgtq's codec in f64 as it is
-//! written, then attention over the decoded rows.
+//! What a perfect kernel would give: every K and V row through wgtq's codec in f64, or K through
+//! f16, as it is written, then attention over the decoded rows.
 
 use candle_core::{DType, Device, Tensor};
 use rayon::prelude::*;
-use wgtq::codec::{Codec, row};
+use wgtq::codec::{Codec, KeyFormat, KvCodec, row};
 use wgtq::oracle::dequantize_kv::PackedRows;
 use wgtq::oracle::quantize_kv::encode;
 
@@ -15,14 +15,14 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct Oracle {
     shape: Shape,
-    codecs: [Codec; 2],
+    codec: KvCodec,
     store: Store,
 }
 
 impl Oracle {
     /// An empty cache.
     pub fn new(shape: Shape, coding: Coding) -> Self {
-        Self { store: Store::new(&shape), codecs: coding.codecs(shape.head_dim), shape }
+        Self { store: Store::new(&shape), codec: coding.codec(shape.head_dim), shape }
     }
 }
 
@@ -34,13 +34,32 @@ impl Attention for Oracle {
         k: &Tensor,
         v: &Tensor,
     ) -> Result<Tensor> {
-        let [k_codec, v_codec] = &self.codecs;
-        let (k, v) = (through(k_codec, k)?, through(v_codec, v)?);
+        let codec = self.codec.v;
+        let rounded = |dtype| -> Result<Tensor> { Ok(k.to_dtype(dtype)?.to_dtype(k.dtype())?) };
+        let k = match self.codec.k {
+            KeyFormat::F32 => rounded(DType::F32)?,
+            KeyFormat::F16 => rounded(DType::F16)?,
+            KeyFormat::Tq(bits) => through(&Codec { bits, ..codec }, k)?,
+        };
+        let v = through(&codec, v)?;
         attend(&self.shape, q, &self.store.append(layer, &k, &v)?)
     }
 
     fn bytes_per_token(&self) -> u64 {
-        self.shape.bytes_per_token(self.codecs.map(|codec| stored_bytes(&codec)))
+        let k = match self.codec.key_codec() {
+            Some(codec) => stored_bytes(&codec),
+            None => u64::from(self.shape.head_dim.get()) * u64::from(stored_bits(self.codec.k)) / 8,
+        };
+        self.shape.bytes_per_token([k, stored_bytes(&self.codec.v)])
+    }
+}
+
+/// Bits of a stored coordinate.
+pub const fn stored_bits(format: KeyFormat) -> u32 {
+    match format {
+        KeyFormat::F32 => 32,
+        KeyFormat::F16 => 16,
+        KeyFormat::Tq(bits) => bits.get(),
     }
 }
 
