@@ -23,9 +23,9 @@ fn text(model: &Model, tokens: usize) -> Vec<u32> {
 /// the unquantised cache, mean KL, share of equal likeliest tokens.
 ///
 /// Quantisation is not continuous: what rounding turns early, later layers amplify. The model runs in
-/// f64, so that nothing is turned here; the other program's rounding is in its figures. Over six runs
-/// that differ by a millionth at the input (`measure --repeats 6`) the ratio has standard deviations
-/// of .001, .007, .020 and .015 at these widths.
+/// f64, so that next to nothing is turned here. Over six runs that differ by a millionth at the input
+/// (`measure --repeats 6`) the ratio has standard deviations of .001, .006, .004 and .059 at these
+/// widths.
 #[test]
 #[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
 fn perplexity_is_the_independent_programs() {
@@ -92,36 +92,30 @@ fn codec_error(input: &Input) -> f64 {
     wgtq::metrics::compare(&decoded, &want.unwrap(), 64).unwrap().nrmse
 }
 
-/// The commands in tests/data/README.md give the committed captures: up to rounding everywhere, and
-/// bit for bit where products are summed as on the processor that made them.
+/// The commands in tests/data/README.md give the committed captures up to rounding: matrix products
+/// are summed in another order on another processor.
 #[test]
 #[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
 fn committed_captures_are_this_models() {
     let model = model();
+    let rows = |step: &Step| [step.q.clone(), values(&step.k), values(&step.v)];
+    let recorded = |tokens: u32, layer| {
+        rows(&Step::record(&model, &text(&model, tokens as usize), layer).unwrap())
+    };
     for (name, capture) in committed_captures() {
-        let ids = text(&model, capture.input.params.kv_seq_len as usize);
-        let step = Step::record(&model, &ids, capture.layer).unwrap();
-        let rows = |step: &Step| [step.q.clone(), values(&step.k), values(&step.v)];
-        for (got, want) in rows(&step).iter().zip(rows(&capture.step)) {
-            let error = nrmse(got, &want);
+        let tokens = capture.input.params.kv_seq_len;
+        let want = rows(&capture.step);
+        for (got, want) in recorded(tokens, capture.layer).iter().zip(&want) {
+            let error = nrmse(got, want);
             assert!(error < 1e-5, "{name}: {error:e}");
         }
-        if fused_multiply_add() {
-            capture.is_written_by(&step);
-        }
+        let other = nrmse(&recorded(tokens, capture.layer + 1)[1], &want[1]);
+        assert!(other > 0.1, "{name}, the next layer's K: {other:e}");
     }
 }
 
 fn values(rows: &Tensor) -> Vec<f32> {
     rows.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// Whether matrix products round as they did for the captures.
-fn fused_multiply_add() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("fma");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
 }
 
 /// A prompt with one likely continuation, three in four, so that no rounding and no codec turns it.
@@ -145,8 +139,8 @@ fn everybody_continues_a_clear_prompt_alike() {
 }
 
 /// Rounding flips codes, so the two runs part; what a pair of widths costs must still be the same.
-/// Standard deviations of the ratio are those of `perplexity_is_the_independent_programs`; the
-/// difference of two runs has sqrt(2) of one.
+/// Standard deviations of the ratio are those of six runs in f32 that differ by a millionth at the
+/// input; the difference of two runs has sqrt(2) of one.
 #[test]
 #[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
 fn bits_cost_on_a_gpu_what_they_cost_the_oracle() {
