@@ -180,6 +180,8 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
         "put_codes(local_row, t, codes, V_BITS)",
     ),
     ("quantize_k_and_v", "v_norms[at", "k_norms[at"),
+    ("store_kv", "pack2x16float(x.zw)", "pack2x16float(x.xy)"),
+    ("store_kv", "params.num_tokens - token >", "params.num_tokens - token + 1u >"),
     ("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
     ("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
     ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
@@ -262,6 +264,18 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
         "quantize_k_and_v" => parity::quantize_k_and_v::Case {
             k_bits: Bits::B8,
             v: ring(Codec { norm_correction: true, ..codec }),
+        }
+        .run(leg),
+        "store_kv" => parity::store_kv::Case {
+            head_dim: HeadDim::ALL[1],
+            kv_type: wgtq::kernels::flash_attn_vec::KvType::F16,
+            num_kv_heads: 2,
+            num_tokens: 7,
+            capacity: 4,
+            write_pos: 3,
+            sliding: true,
+            amplitude: 1.0,
+            seed: 2,
         }
         .run(leg),
         "dequantize_kv" => parity::dequantize_kv::Case {

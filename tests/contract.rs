@@ -13,7 +13,7 @@ use wgtq::contract::{Access, Caps, Contract, Language, Plan, Scalar};
 use wgtq::gpu::{Options, RawKernel};
 use wgtq::kernels::{
     self, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce,
-    flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv,
+    flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
 };
 use wgtq::source::{Target, assemble};
 
@@ -62,6 +62,7 @@ fn plans(language: Language) -> Vec<Plan> {
             plans.push(flash_attn_vec_reduce::Problem { head_dim }.plan(&caps, language));
             plans.extend(tiles(head_dim).into_iter().map(|p| p.plan(&caps, language)));
             for kv_type in [flash_attn_vec::KvType::F32, flash_attn_vec::KvType::F16] {
+                plans.push(store_kv::Problem { head_dim, kv_type }.plan(&caps, language));
                 for num_heads in [1, 3, 8, 11] {
                     let problem =
                         flash_attn_vec::Problem { head_dim, kv_type, num_heads, num_kv_heads: 1 };
@@ -210,6 +211,7 @@ fn rust_structs_are_as_long_as_the_contracts_blocks() {
         ("fwht", size_of::<FwhtParams>()),
         ("quantize_kv", size_of::<QuantizeKvParams>()),
         ("quantize_k_and_v", size_of::<QuantizeKvParams>()),
+        ("store_kv", size_of::<QuantizeKvParams>()),
         ("dequantize_kv", size_of::<DequantizeKvParams>()),
         ("flash_attn_vec_tq", size_of::<FlashAttnVecTqParams>()),
         ("flash_attn_vec", size_of::<FlashAttnVecParams>()),

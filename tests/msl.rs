@@ -20,7 +20,7 @@ use wgtq::msl::dispatch::{LaneOrder, Mode};
 use wgtq::params::{FlashAttnTileParams, TileSequence};
 use wgtq::parity::{
     Case, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce,
-    flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv,
+    flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
 };
 
 fn without_clang() -> bool {
@@ -114,6 +114,14 @@ fn quantize_kv_is_right_and_clean() {
 fn quantize_k_and_v_is_right_and_clean() {
     let every_third = |i: &usize| i.is_multiple_of(3);
     let cases = quantize_k_and_v::cases();
+    let some: Vec<_> = (0..cases.len()).filter(every_third).map(|i| cases[i]).collect();
+    check(&some);
+}
+
+#[test]
+fn store_kv_is_right_and_clean() {
+    let every_third = |i: &usize| i.is_multiple_of(3);
+    let cases = store_kv::cases();
     let some: Vec<_> = (0..cases.len()).filter(every_third).map(|i| cases[i]).collect();
     check(&some);
 }

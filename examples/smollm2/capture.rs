@@ -116,7 +116,13 @@ impl Step {
         std::fs::create_dir_all(folder).map_err(fail)?;
         let mut files = Outputs::default();
         let mut put = |name: &str, bytes: &[u8]| files.stage(&folder.join(name), bytes);
-        let [k_codec, v_codec] = Coding::from(bits).codecs(self.shape.head_dim);
+        let codec = Coding::from(bits).codec(self.shape.head_dim);
+        let k_codec = codec.key_codec().ok_or_else(|| ModelError::Argument {
+            flag: "--bits",
+            need: "K of 2, 3, 4, 5, 6 or 8 bits, which a manifest can hold".to_owned(),
+            found: bits.to_string(),
+        })?;
+        let v_codec = codec.v;
         for (side, rows, codec) in [("k", &self.k, k_codec), ("v", &self.v, v_codec)] {
             let (packed, norms) = self.encode(rows, &codec, ring)?;
             put(&format!("{side}_packed.u8.bin"), &packed)?;

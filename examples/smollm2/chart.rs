@@ -48,19 +48,28 @@ fn plot(svg: &mut String, report: &Report) -> std::result::Result<(), Box<dyn st
         ("sans-serif", 13),
     )])?;
     let at = |r: &Row| (r.bytes_per_token as f64, r.perplexity);
-    chart.draw_series(report.rows.iter().map(|r| Circle::new(at(r), 4, colour(r).filled())))?;
+    for kind in [Kind::Oracle, Kind::Gpu] {
+        let mine = report.rows.iter().filter(|row| row.attention == kind);
+        let dots: Vec<_> = mine.map(|r| Circle::new(at(r), 4, colour(kind).filled())).collect();
+        if !dots.is_empty() {
+            let dot = move |at| Circle::new(at, 4, colour(kind).filled());
+            chart.draw_series(dots)?.label(kind.name()).legend(dot);
+        }
+    }
     // Pairs of the same sum lie close together: their labels go to either side in turn.
     chart.draw_series(report.rows.iter().enumerate().map(|(i, r)| {
-        let name = format!("{}/{}", r.k_bits, r.v_bits);
+        let name = r.pair();
         let place = if i % 2 == 0 { (7, -14) } else { (-25, -14) };
         EmptyElement::at(at(r)) + Text::new(name, place, ("sans-serif", 12))
     }))?;
+    let corner = SeriesLabelPosition::UpperRight;
+    chart.configure_series_labels().position(corner).label_font(("sans-serif", 13)).draw()?;
     area.present()?;
     Ok(())
 }
 
-fn colour(row: &Row) -> RGBColor {
-    if row.attention == Kind::Gpu { GPU } else { ORACLE }
+fn colour(kind: Kind) -> RGBColor {
+    if kind == Kind::Gpu { GPU } else { ORACLE }
 }
 
 #[cfg(test)]
@@ -89,10 +98,14 @@ mod tests {
             scored: 8,
             repeats: 1,
             exact: Unquantised { bytes_per_token: 7000, perplexity: 18.0, seconds: 0.0 },
-            rows: vec![row(6, 4, 18.1), row(4, 4, 20.0)],
+            rows: vec![row(6, 4, 18.1), row(4, 4, 20.0), row(16, 4, 18.2)],
         };
         let svg = draw(&report).unwrap();
-        assert!(svg.contains("6/4") && svg.contains("4/4") && svg.contains("7000 bytes"), "{svg}");
+        assert!(
+            svg.contains("6/4") && svg.contains("f16/4") && svg.contains("7000 bytes"),
+            "{svg}"
+        );
+        assert!(svg.contains("oracle") && !svg.contains("gpu"), "{svg}");
         let empty = Report { rows: Vec::new(), ..report };
         assert!(draw(&empty).unwrap().contains("unquantised"));
     }

@@ -22,7 +22,7 @@ pub struct Args {
     /// Who attends
     #[arg(long, value_enum, default_value_t = Kind::Gpu)]
     attention: Kind,
-    /// Bits of K / bits of V
+    /// Bits of K / bits of V; K also as f16 or f32
     #[arg(long, default_value = "4/4")]
     bits: BitPair,
 }

@@ -7,7 +7,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use wgtq::driver::{DriverError, Outputs};
 
-use crate::attention::{Attention, BitPair, Coding, Exact, Kind};
+use crate::attention::{Attention, BitPair, Coding, Exact, Kind, stored_bits};
 use crate::error::{ModelError, Result};
 use crate::model::Model;
 use crate::score::LogProbs;
@@ -18,8 +18,9 @@ use crate::{TextArgs, chart, note, print};
 /// The text is given to the model whole, without a leading token; K and V are quantised as they are
 /// written, and every prediction but the last is scored. Writes measure.json and perplexity.svg.
 ///
-/// Codes flip where a value lies on a boundary, and later layers see it: at few bits, rounding alone
-/// moves these figures. --repeats shows by how much.
+/// The model runs in f64. In f32, rounding turns codes that lie on a boundary, later layers see it,
+/// and at few bits these figures would depend on the machine. --repeats shows by how much they move
+/// when the input does by a millionth.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -30,7 +31,8 @@ pub struct Args {
     /// Who attends, one or more
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Kind::Oracle])]
     attention: Vec<Kind>,
-    /// Pairs of K / V bits, as in 8/4,4/4 [default: all that can run, with K at least V]
+    /// Pairs of K / V bits, as in 8/4,4/4; K also as f16 or f32 [default: all widths with K at
+    /// least V]
     #[arg(long, value_delimiter = ',')]
     bits: Vec<BitPair>,
     /// Store norms with which decoded rows keep their length
@@ -61,7 +63,7 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// The unquantised f32 cache.
+/// The unquantised cache, its bytes those of f32.
 #[derive(Debug, Serialize)]
 pub struct Unquantised {
     /// Bytes of cache a token.
@@ -77,7 +79,7 @@ pub struct Unquantised {
 pub struct Row {
     /// Who attended.
     pub attention: Kind,
-    /// Bits of K.
+    /// Bits of a coordinate of K: of a code, or 16 or 32 of a float.
     pub k_bits: u32,
     /// Bits of V.
     pub v_bits: u32,
@@ -93,10 +95,20 @@ pub struct Row {
     pub ratio_sd: Option<f64>,
     /// Mean divergence from the unquantised predictions, in nats.
     pub mean_kl: f64,
+    /// Standard deviation of that from run to run; null with one run.
+    pub mean_kl_sd: Option<f64>,
     /// Share of positions with the same likeliest token.
     pub top1_agreement: f64,
     /// Seconds of the run.
     pub seconds: f64,
+}
+
+impl Row {
+    /// The widths as they are given.
+    pub fn pair(&self) -> String {
+        let float = if self.k_bits > 8 { "f" } else { "" };
+        format!("{float}{}/{}", self.k_bits, self.v_bits)
+    }
 }
 
 impl Args {
@@ -109,7 +121,7 @@ impl Args {
                 found: self.tokens.to_string(),
             });
         }
-        let model = Model::open(model)?;
+        let model = Model::open(model)?.in_f64()?;
         let tokens = model.vocabulary.encode_first(&self.text.read()?, self.tokens)?;
         let measurement = Measurement::new(&model, &tokens, self.repeats)?;
         let pairs =
@@ -185,20 +197,24 @@ impl<'a> Measurement<'a> {
             let mut attention = kind.open(self.model.shape, coding, self.tokens.len())?;
             runs.push(self.run(&self.model.nudged(seed)?, attention.as_mut())?);
         }
-        let mean = |of: fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / runs.len() as f64;
+        let count = runs.len() as f64;
+        let mean = |of: fn(&Run) -> f64| runs.iter().map(of).sum::<f64>() / count;
+        let deviation = |of: fn(&Run) -> f64| {
+            let squares = runs.iter().map(|run| (of(run) - mean(of)).powi(2)).sum::<f64>();
+            (count > 1.0).then(|| (squares / (count - 1.0)).sqrt())
+        };
         let perplexity = mean(|run| run.perplexity);
-        let variance = runs.iter().map(|run| (run.perplexity - perplexity).powi(2)).sum::<f64>()
-            / (runs.len() as f64 - 1.0);
         Ok(Row {
             attention: kind,
-            k_bits: bits.k.get(),
+            k_bits: stored_bits(bits.k),
             v_bits: bits.v.get(),
             norm_correction,
             bytes_per_token: attention.bytes_per_token(),
             perplexity,
             ratio: perplexity / self.exact.perplexity,
-            ratio_sd: (runs.len() > 1).then(|| variance.sqrt() / self.exact.perplexity),
+            ratio_sd: deviation(|run| run.perplexity).map(|sd| sd / self.exact.perplexity),
             mean_kl: mean(|run| run.mean_kl),
+            mean_kl_sd: deviation(|run| run.mean_kl),
             top1_agreement: mean(|run| run.top1_agreement),
             seconds: start.elapsed().as_secs_f64(),
         })
@@ -268,7 +284,7 @@ fn table(report: &Report) -> Table {
 
 fn widths(row: &Row) -> String {
     let corrected = if row.norm_correction { " corrected" } else { "" };
-    format!("{}/{}{corrected}", row.k_bits, row.v_bits)
+    format!("{}{corrected}", row.pair())
 }
 
 fn ratio(row: &Row) -> String {

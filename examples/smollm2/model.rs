@@ -1,12 +1,12 @@
-//! The llama architecture on the CPU, in f32 from dequantised weights; attention and its cache are
-//! somebody else's.
+//! The llama architecture on the CPU, in f32 or f64 from dequantised weights; attention and its
+//! cache are somebody else's.
 
 use std::fs::File;
 use std::io::{BufReader, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use candle_core::quantized::gguf_file::{Content, Value};
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 use wgtq::codec::HeadDim;
 use wgtq::driver::DriverError;
 use wgtq::params::check_heads;
@@ -143,6 +143,33 @@ impl Model {
         })
     }
 
+    /// The same model in f64 from the embedding to the logits. Rounding then turns next to no
+    /// codes of a quantised cache, so a measurement hardly depends on the order in which a machine
+    /// adds up.
+    pub fn in_f64(&self) -> Result<Self> {
+        let wide = |tensor: &Tensor| tensor.to_dtype(DType::F64);
+        let layer = |layer: &Layer| -> Result<Layer> {
+            Ok(Layer {
+                attn_norm: wide(&layer.attn_norm)?,
+                attn_q: wide(&layer.attn_q)?,
+                attn_k: wide(&layer.attn_k)?,
+                attn_v: wide(&layer.attn_v)?,
+                attn_output: wide(&layer.attn_output)?,
+                ffn_norm: wide(&layer.ffn_norm)?,
+                ffn_gate: wide(&layer.ffn_gate)?,
+                ffn_up: wide(&layer.ffn_up)?,
+                ffn_down: wide(&layer.ffn_down)?,
+            })
+        };
+        Ok(Self {
+            embedding: wide(&self.embedding)?,
+            layers: self.layers.iter().map(layer).collect::<Result<_>>()?,
+            output_norm: wide(&self.output_norm)?,
+            output: wide(&self.output)?,
+            ..self.clone()
+        })
+    }
+
     /// The same model with token embeddings that are off by about one part in a million: what
     /// another order of additions or another machine would change.
     pub fn nudged(&self, seed: u64) -> Result<Self> {
@@ -150,6 +177,7 @@ impl Model {
         let factors: Vec<f32> =
             Gaussian::new(seed).normals(width).iter().map(|x| 1.0 + 1e-6 * x).collect();
         let factors = Tensor::from_vec(factors, width, &Device::Cpu)?;
+        let factors = factors.to_dtype(self.embedding.dtype())?;
         Ok(Self { embedding: self.embedding.broadcast_mul(&factors)?, ..self.clone() })
     }
 
@@ -175,9 +203,9 @@ impl Model {
         self.norm(&x, &self.output_norm)
     }
 
-    /// Logits `[T, vocabulary]` of hidden states `[T, embedding_length]`.
+    /// Logits `[T, vocabulary]`, f32, of hidden states `[T, embedding_length]`.
     pub fn logits(&self, hidden: &Tensor) -> Result<Tensor> {
-        linear(hidden, &self.output)
+        Ok(linear(hidden, &self.output)?.to_dtype(DType::F32)?)
     }
 
     fn attend(

@@ -1,7 +1,7 @@
 //! Rotary position embedding as the GGUF files of the llama family have it: neighbouring
 //! coordinates (2i, 2i + 1) are one pair, turned by `position * base^(-2i / D)`.
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{D, DType, Device, Tensor};
 
 use crate::error::Result;
 
@@ -16,7 +16,7 @@ pub struct Rope {
 
 impl Rope {
     /// Cosines and sines `[T, 1, D / 2, 1]` of the positions `first ..  first + tokens`.
-    fn tables(&self, first: usize, tokens: usize) -> Result<(Tensor, Tensor)> {
+    fn tables(&self, first: usize, tokens: usize, dtype: DType) -> Result<(Tensor, Tensor)> {
         let pairs = self.head_dim / 2;
         let angles: Vec<f64> = (first..first + tokens)
             .flat_map(|position| {
@@ -26,8 +26,8 @@ impl Rope {
             })
             .collect();
         let table = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = angles.iter().map(|&a| f(a) as f32).collect();
-            Tensor::from_vec(values, (tokens, 1, pairs, 1), &Device::Cpu)
+            let values: Vec<f64> = angles.iter().copied().map(f).collect();
+            Tensor::from_vec(values, (tokens, 1, pairs, 1), &Device::Cpu)?.to_dtype(dtype)
         };
         Ok((table(f64::cos)?, table(f64::sin)?))
     }
@@ -35,7 +35,7 @@ impl Rope {
     /// Turns `x` `[T, heads, D]`, whose first token is at position `first`.
     pub fn apply(&self, x: &Tensor, first: usize) -> Result<Tensor> {
         let (tokens, heads, d) = x.dims3()?;
-        let (cos, sin) = self.tables(first, tokens)?;
+        let (cos, sin) = self.tables(first, tokens, x.dtype())?;
         let pairs = x.reshape((tokens, heads, d / 2, 2))?;
         let (a, b) = (pairs.narrow(D::Minus1, 0, 1)?, pairs.narrow(D::Minus1, 1, 1)?);
         let turned_a = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;

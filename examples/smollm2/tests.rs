@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::gguf_file::Value;
 use candle_core::{Device, Tensor};
 use wgtq::cache::Snapshot;
-use wgtq::codec::Ring;
+use wgtq::codec::{KeyFormat, Ring};
 use wgtq::gpu::device::{self, Selection};
 use wgtq::legs::{LegName, WgpuLeg};
 use wgtq::parity::ATTENTION_NRMSE;
@@ -98,6 +98,27 @@ fn one_token_at_a_time_is_the_whole_text_at_once() {
     }
 }
 
+/// And where rounding turns codes, f64 leaves them alone: steps and the whole text agree to the last
+/// digits of the logits' f32.
+#[test]
+fn the_model_in_f64_is_the_model_in_f32_without_its_rounding() {
+    let model = Gguf::new().model().unwrap();
+    let wide = model.in_f64().unwrap();
+    let tokens = model.vocabulary.encode("the 3 heats").unwrap();
+    let run = |model: &Model, kind: Kind, parts: &[&[u32]]| {
+        let mut cache = kind.open(model.shape, bits("4/4"), tokens.len()).unwrap();
+        logits(model, cache.as_mut(), parts)
+    };
+    let (narrow, exact) =
+        (run(&model, Kind::Exact, &[&tokens]), run(&wide, Kind::Exact, &[&tokens]));
+    let error = nrmse(&narrow, &exact);
+    assert!(error > 1e-9 && error < 1e-5, "{error:e}");
+    let whole = run(&wide, Kind::Oracle, &[&tokens]);
+    let steps = run(&wide, Kind::Oracle, &tokens.chunks(1).collect::<Vec<_>>());
+    assert!(nrmse(&steps, &whole) < 1e-7, "{:e}", nrmse(&steps, &whole));
+    assert!(nrmse(&whole, &exact) > 1e-3, "{:e}", nrmse(&whole, &exact));
+}
+
 /// Also that the codec is in the way at all: 4 bits must be seen, and more bits must be closer.
 #[test]
 fn wider_codes_come_closer_to_the_unquantised_cache() {
@@ -111,6 +132,9 @@ fn wider_codes_come_closer_to_the_unquantised_cache() {
     let [four, mixed, six] =
         ["4/4", "6/4", "6/6"].map(|pair| nrmse(&run(Kind::Oracle, pair), &exact));
     assert!(six > 1e-4 && six < mixed && mixed < four && four < 0.5, "{four} {mixed} {six}");
+    // K as floats leaves V's error.
+    let float = nrmse(&run(Kind::Oracle, "f16/4"), &exact);
+    assert!(float > 1e-4 && float < four, "{float} {four}");
 }
 
 #[test]
@@ -204,6 +228,11 @@ impl<'a> GpuRun<'a> {
     }
 }
 
+fn run_kind(model: &Model, kind: Kind, pair: &str, tokens: &[u32]) -> Vec<f32> {
+    let mut cache = kind.open(model.shape, bits(pair), tokens.len()).unwrap();
+    logits(model, cache.as_mut(), &[&tokens[..4], &tokens[4..]])
+}
+
 /// Rounding may turn a code that lies on a boundary, and one code is worth more than all other
 /// rounding. So the codes are judged by themselves, and the logits against the GPU's own codes: each
 /// attention is within its bound, and there are two layers.
@@ -233,6 +262,12 @@ fn the_gpu_attends_as_the_oracle() {
     assert!(row.starts_with(&format!("layer 1 V: row {}", tokens.len() - 1)), "{row}");
     assert!(damaged.error() > bound, "{:e}", damaged.error());
 
+    let float = nrmse(
+        &run_kind(&model, Kind::Gpu, "f16/8", &tokens),
+        &run_kind(&model, Kind::Oracle, "f16/8", &tokens),
+    );
+    assert!(float < 1e-3, "K as floats: {float:e}");
+
     let mut oracle = Kind::Oracle.open(model.shape, bits("8/4"), 0).unwrap();
     let swapped = logits(&model, oracle.as_mut(), &[&tokens]);
     let other = nrmse(&run("4/8", false).logits, &swapped);
@@ -246,7 +281,7 @@ fn the_gpu_counts_its_bytes_and_refuses_what_does_not_fit() {
     }
     let model = Gguf::new().model().unwrap();
     let tokens = model.vocabulary.encode("the heaters").unwrap();
-    for pair in ["4/4", "8/4"] {
+    for pair in ["4/4", "8/4", "f16/4", "f32/2"] {
         let bytes = |kind: Kind| kind.open(model.shape, bits(pair), 9).unwrap().bytes_per_token();
         assert_eq!(bytes(Kind::Gpu), bytes(Kind::Oracle), "{pair}");
     }
@@ -287,6 +322,9 @@ fn a_capture_is_a_manifest_with_the_full_unquantised_cache() {
         replays(&Input::load(&folder.path().join("manifest.json")).unwrap(), pair);
     }
 
+    let ring = Ring::new(16, 13, stored).unwrap();
+    let float = step.write(folder.path(), ring, bits("f16/4")).unwrap_err().to_string();
+    assert!(float.starts_with("--bits: need K of 2, 3, 4"), "{float}");
     let layer = Step::record(&model, &tokens, 2).unwrap_err().to_string();
     assert_eq!(layer, "--layer: need less than 2, found 2");
 }
@@ -366,7 +404,8 @@ fn a_capture_with_one_other_bit_is_seen() {
 
 /// The captured step through the kernels, at the widths that it was captured with.
 fn replays(input: &Input, pair: &str) {
-    assert_eq!(BitPair { k: input.codec.k_bits, v: input.codec.v_bits }.to_string(), pair);
+    let k = KeyFormat::Tq(input.codec.k_bits);
+    assert_eq!(BitPair { k, v: input.codec.v_bits }.to_string(), pair);
     if without_gpu() {
         return;
     }

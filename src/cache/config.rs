@@ -1,6 +1,6 @@
 //! What a cache is made for.
 
-use crate::codec::{Codec, HeadDim, KvFormat, Rotation, row};
+use crate::codec::{Codec, HeadDim, KeyFormat, KvCodec, KvFormat, Rotation, row};
 use crate::contract::Language;
 use crate::error::{Error, Result};
 use crate::gpu::Checks;
@@ -26,8 +26,7 @@ pub struct LayerConfig {
     pub num_kv_heads: u32,
     /// Coordinates of a head vector.
     pub head_dim: HeadDim,
-    /// Widths of K and V codes, apart. A dense K, as in `kf16v4`, is refused: see
-    /// [dense K](super#dense-k).
+    /// Widths of K and V codes, apart; or a dense K, as in `kf16v4`: see [dense K](super#dense-k).
     pub format: KvFormat,
     /// The rotation in front of the quantiser.
     pub rotation: Rotation,
@@ -104,26 +103,35 @@ impl Config {
     }
 }
 
+/// Bytes of one row of K or V of one KV head, and of its norms.
+pub(super) fn slot_bytes(head_dim: HeadDim, format: KeyFormat) -> [u64; 2] {
+    let d = u64::from(head_dim.get());
+    match format {
+        KeyFormat::F32 => [d * 4, 0],
+        KeyFormat::F16 => [d * 2, 0],
+        KeyFormat::Tq(bits) => {
+            [row::row_bytes(head_dim, bits), u64::from(head_dim.norms_per_pos()) * 4]
+        }
+    }
+}
+
 impl LayerConfig {
-    /// The codecs of K and V.
-    pub fn codecs(&self) -> Result<[Codec; 2]> {
-        let codec = self.format.codec(self.head_dim, self.rotation);
-        let key = codec.key_codec().ok_or_else(|| {
-            Error::param("format", "K of 2, 3, 4, 5, 6 or 8 bits on a device", self.format)
-        })?;
-        Ok([key, codec.v].map(|codec| Codec { norm_correction: self.norm_correction, ..codec }))
+    /// The codec of K and V.
+    pub const fn codec(&self) -> KvCodec {
+        let KvCodec { k, v } = self.format.codec(self.head_dim, self.rotation);
+        KvCodec { k, v: Codec { norm_correction: self.norm_correction, ..v } }
     }
 
     /// Bytes that one position takes in this layer, norms included.
-    pub fn bytes_per_token(&self) -> Result<u64> {
-        let norms = u64::from(self.head_dim.norms_per_pos()) * 4;
-        let rows = self.codecs()?.map(|c| row::row_bytes(c.head_dim, c.bits) + norms);
-        Ok(u64::from(self.num_kv_heads) * (rows[0] + rows[1]))
+    pub fn bytes_per_token(&self) -> u64 {
+        let KvCodec { k, v } = self.codec();
+        let rows = [k, KeyFormat::Tq(v.bits)].map(|format| slot_bytes(self.head_dim, format));
+        u64::from(self.num_kv_heads) * rows.iter().flatten().sum::<u64>()
     }
 
     /// Bytes of the layer's buffers: all its slots.
-    pub fn bytes(&self) -> Result<u64> {
-        Ok(self.bytes_per_token()? * u64::from(self.capacity))
+    pub fn bytes(&self) -> u64 {
+        self.bytes_per_token() * u64::from(self.capacity)
     }
 
     /// Most positions that one token sees.
@@ -159,7 +167,6 @@ impl LayerConfig {
     }
 
     fn check(&self, max_step_tokens: u32) -> Result<()> {
-        self.codecs()?;
         self.attention(0, 0, 1).check()?;
         if self.storage == Storage::Linear {
             return Ok(());

@@ -1,5 +1,6 @@
 //! The engine's buffers, bound to a layer once.
 
+use super::append;
 use super::config::Output;
 use super::kind::Kind;
 use super::misuse::Misuse;
@@ -9,7 +10,7 @@ use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
 use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
 use crate::kernels::fwht::{self, Fwht};
-use crate::kernels::quantize_k_and_v::{self, QuantizeKAndV};
+use crate::kernels::{quantize_k_and_v, quantize_kv, store_kv};
 use crate::params::{
     FlashAttnTileParams, FlashAttnVecTqParams, FwhtParams, QuantizeKvParams, TileSequence,
 };
@@ -18,7 +19,7 @@ use crate::params::{
 /// and the same for every layer; only `q` and `out` must be in different ones.
 #[derive(Debug, Clone)]
 pub struct Io<'a> {
-    /// `[token][head][coord]`. Rotated in place by `attend`.
+    /// `[token][head][coord]`. Rotated in place by `attend` where K is packed.
     pub q: wgpu::BufferBinding<'a>,
     /// `[token][kv_head][coord]`.
     pub k: wgpu::BufferBinding<'a>,
@@ -33,10 +34,11 @@ pub struct Io<'a> {
 pub struct LayerIo {
     pub(super) cache: u64,
     pub(super) layer: usize,
-    pub(super) quantize: Bound<QuantizeKAndV>,
-    pub(super) rotate_q: Bound<Fwht>,
-    pub(super) one: Attending<FlashAttnVecTq>,
-    /// None where no step has more than one token.
+    pub(super) append: append::Bindings,
+    /// This and the next are none where K is dense.
+    pub(super) rotate_q: Option<Bound<Fwht>>,
+    pub(super) one: Option<Attending<FlashAttnVecTq>>,
+    /// None where no step needs it.
     pub(super) several: Option<Attending<FlashAttnTile>>,
     /// From the cache's partials into `out`; none where it has none.
     pub(super) reduce: Option<Bound<FlashAttnVecReduce>>,
@@ -95,8 +97,9 @@ impl Room {
 /// A layer's own buffers.
 #[derive(Debug)]
 pub(super) struct LayerBuffers {
-    pub k_packed: wgpu::Buffer,
-    pub k_norms: wgpu::Buffer,
+    pub k: wgpu::Buffer,
+    /// None where K is dense.
+    pub k_norms: Option<wgpu::Buffer>,
     pub v_packed: wgpu::Buffer,
     pub v_norms: wgpu::Buffer,
 }
@@ -141,9 +144,15 @@ impl LayerIo {
         Ok(Self {
             cache: own.cache,
             layer: own.layer,
-            quantize: own.quantize(device, io)?,
-            rotate_q: own.rotation(device, &own.kind.rotate, &io.q)?,
-            one: own.attending(io, |dst| own.one(device, &io.q, dst))?,
+            append: own.append(device, io)?,
+            rotate_q: match &own.kind.rotate {
+                Some(rotate) => Some(own.rotation(device, rotate, &io.q)?),
+                None => None,
+            },
+            one: match &own.kind.attend {
+                Some(one) => Some(own.attending(io, |dst| own.one(device, one, &io.q, dst))?),
+                None => None,
+            },
             several: match &own.kind.tile {
                 Some(tile) => Some(own.attending(io, |dst| own.tile(device, tile, &io.q, dst))?),
                 None => None,
@@ -160,17 +169,48 @@ impl LayerIo {
 }
 
 impl<'a> Own<'a> {
-    fn quantize(&self, device: &wgpu::Device, io: &Io<'_>) -> Result<Bound<QuantizeKAndV>> {
-        let buffers = quantize_k_and_v::Buffers {
-            params: self.block::<QuantizeKvParams>(),
-            k: io.k.clone(),
-            v: io.v.clone(),
-            k_packed: self.buffers.k_packed.as_entire_buffer_binding(),
-            k_norms: self.buffers.k_norms.as_entire_buffer_binding(),
-            v_packed: self.buffers.v_packed.as_entire_buffer_binding(),
-            v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
-        };
-        self.kind.quantize.bind(device, buffers)
+    fn append(&self, device: &wgpu::Device, io: &Io<'_>) -> Result<append::Bindings> {
+        let params = self.block::<QuantizeKvParams>();
+        let (k_cache, v_packed) = (
+            self.buffers.k.as_entire_buffer_binding(),
+            self.buffers.v_packed.as_entire_buffer_binding(),
+        );
+        let v_norms = self.buffers.v_norms.as_entire_buffer_binding();
+        let (k, v) = (io.k.clone(), io.v.clone());
+        Ok(match &self.kind.append {
+            append::Kernels::Packed(both) => {
+                let (k_packed, k_norms) = (k_cache, self.k_norms());
+                let buffers = quantize_k_and_v::Buffers {
+                    params,
+                    k,
+                    v,
+                    k_packed,
+                    k_norms,
+                    v_packed,
+                    v_norms,
+                };
+                append::Bindings::Packed(both.bind(device, buffers)?)
+            }
+            append::Kernels::DenseK { k: store, v: quantize } => {
+                let k = store_kv::Buffers { src: k, rows: k_cache, params: params.clone() };
+                let v = quantize_kv::Buffers { src: v, packed: v_packed, norms: v_norms, params };
+                let (k, v) = (store.bind(device, k)?, quantize.bind(device, v)?);
+                append::Bindings::DenseK { k, v }
+            }
+        })
+    }
+
+    /// The norms of K; where it has none, four bytes that nobody reads.
+    fn k_norms(&self) -> wgpu::BufferBinding<'a> {
+        match &self.buffers.k_norms {
+            Some(norms) => norms.as_entire_buffer_binding(),
+            None => self.one_page(),
+        }
+    }
+
+    /// The block table of one page.
+    fn one_page(&self) -> wgpu::BufferBinding<'a> {
+        wgpu::BufferBinding { offset: self.table, ..self.block::<u32>() }
     }
 
     fn rotation(
@@ -195,19 +235,20 @@ impl<'a> Own<'a> {
     fn one(
         &self,
         device: &wgpu::Device,
+        kernel: &Kernel<FlashAttnVecTq>,
         q: &wgpu::BufferBinding<'_>,
         dst: wgpu::BufferBinding<'_>,
     ) -> Result<Bound<FlashAttnVecTq>> {
         let buffers = flash_attn_vec_tq::Buffers {
             params: self.block::<FlashAttnVecTqParams>(),
             q: q.clone(),
-            k_packed: self.buffers.k_packed.as_entire_buffer_binding(),
-            k_norms: self.buffers.k_norms.as_entire_buffer_binding(),
+            k_packed: self.buffers.k.as_entire_buffer_binding(),
+            k_norms: self.k_norms(),
             v_packed: self.buffers.v_packed.as_entire_buffer_binding(),
             v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
             dst,
         };
-        self.kind.attend.bind(device, buffers)
+        kernel.bind(device, buffers)
     }
 
     fn tile(
@@ -221,9 +262,9 @@ impl<'a> Own<'a> {
             params: self.block::<FlashAttnTileParams>(),
             q: q.clone(),
             sequences: self.block::<TileSequence>(),
-            block_table: wgpu::BufferBinding { offset: self.table, ..self.block::<u32>() },
-            k: self.buffers.k_packed.as_entire_buffer_binding(),
-            k_norms: self.buffers.k_norms.as_entire_buffer_binding(),
+            block_table: self.one_page(),
+            k: self.buffers.k.as_entire_buffer_binding(),
+            k_norms: self.k_norms(),
             v: self.buffers.v_packed.as_entire_buffer_binding(),
             v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
             dst,

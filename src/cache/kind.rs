@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use bytemuck::bytes_of;
 
+use super::append;
 use super::config::{Config, LayerConfig, Output};
 use super::history::History;
-use crate::codec::{Codec, Direction, KeyFormat, Ring};
+use crate::codec::{Direction, KeyFormat, Ring};
 use crate::contract::{Caps, Language, Launch, Plan};
 use crate::error::Result;
 use crate::gpu::{Kernel, Options};
@@ -15,7 +16,9 @@ use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
 use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
 use crate::kernels::fwht::{self, Fwht};
-use crate::kernels::quantize_k_and_v::{self, QuantizeKAndV};
+use crate::kernels::quantize_k_and_v::QuantizeKAndV;
+use crate::kernels::quantize_kv::QuantizeKv;
+use crate::kernels::store_kv::StoreKv;
 use crate::params::{
     FlashAttnTileParams, FlashAttnVecReduceParams, FwhtParams, QuantizeKvParams, TileSequence,
     partials_floats,
@@ -23,7 +26,7 @@ use crate::params::{
 
 /// Parameter slots of a kind in one step.
 pub(super) mod slot {
-    pub const QUANTIZE: u32 = 0;
+    pub const APPEND: u32 = 0;
     pub const ROTATE: u32 = 1;
     pub const NROWS: u32 = 2;
     pub const NWG: u32 = 3;
@@ -51,7 +54,7 @@ impl<'a, K: KernelSpec> Pool<'a, K> {
         Self { device, options, made: Vec::new() }
     }
 
-    fn get(&mut self, plan: Plan) -> Result<Arc<Kernel<K>>> {
+    pub fn get(&mut self, plan: Plan) -> Result<Arc<Kernel<K>>> {
         if let Some((_, kernel)) = self.made.iter().find(|(made, _)| *made == plan) {
             return Ok(Arc::clone(kernel));
         }
@@ -64,7 +67,9 @@ impl<'a, K: KernelSpec> Pool<'a, K> {
 /// The pools of all kernels.
 #[derive(Debug)]
 pub(super) struct Pools<'a> {
-    quantize: Pool<'a, QuantizeKAndV>,
+    pub quantize: Pool<'a, QuantizeKAndV>,
+    pub quantize_v: Pool<'a, QuantizeKv>,
+    pub store: Pool<'a, StoreKv>,
     rotate: Pool<'a, Fwht>,
     attend: Pool<'a, FlashAttnVecTq>,
     tile: Pool<'a, FlashAttnTile>,
@@ -76,6 +81,8 @@ impl<'a> Pools<'a> {
     pub fn new(device: &'a wgpu::Device, config: &Config) -> Self {
         Self {
             quantize: Pool::new(device, config, &[0]),
+            quantize_v: Pool::new(device, config, &[3]),
+            store: Pool::new(device, config, &[2]),
             rotate: Pool::new(device, config, &[1]),
             attend: Pool::new(device, config, &[0]),
             tile: Pool::new(device, config, &[0, 2]),
@@ -89,16 +96,17 @@ impl<'a> Pools<'a> {
 pub(super) struct Kind {
     pub config: LayerConfig,
     pub history: History,
-    pub quantize: Arc<Kernel<QuantizeKAndV>>,
-    pub rotate: Arc<Kernel<Fwht>>,
+    pub append: append::Kernels,
+    /// None where K is dense: then q is not rotated.
+    pub rotate: Option<Arc<Kernel<Fwht>>>,
     pub unrotate: Arc<Kernel<Fwht>>,
-    /// Steps of one token.
-    pub attend: Arc<Kernel<FlashAttnVecTq>>,
-    /// Steps of more; none where there are none.
+    /// Steps of one token over packed K.
+    pub attend: Option<Arc<Kernel<FlashAttnVecTq>>>,
+    /// All others; none where there are none.
     pub tile: Option<Arc<Kernel<FlashAttnTile>>>,
     pub reduce: Arc<Kernel<FlashAttnVecReduce>>,
+    appending: append::Problems,
     output: Output,
-    codecs: [Codec; 2],
     caps: Caps,
     language: Language,
 }
@@ -117,7 +125,7 @@ pub(super) struct Span {
 #[derive(Debug)]
 pub(super) struct Launches {
     /// None in a step that only reads.
-    pub quantize: Option<Launch>,
+    pub append: Option<append::Launches>,
     pub rotate: Launch,
     pub unrotate: Launch,
     pub attend: Attend,
@@ -146,23 +154,26 @@ impl Kind {
         caps: &Caps,
         pools: &mut Pools<'_>,
     ) -> Result<Self> {
-        let codecs = config.codecs()?;
         let (caps, language) = (*caps, cache.language);
-        let [forward, inverse] = [Direction::Forward, Direction::Inverse]
-            .map(|direction| rotation(config, direction).plan(&caps, language));
-        let several = cache.max_step_tokens > 1;
-        let tile = several.then(|| pools.tile.get(tile(config, codecs).plan(&caps, language)?));
+        let rotation = |direction| rotation(config, direction).plan(&caps, language);
+        let appending = append::Problems::of(config);
+        let one = attention(config);
+        let tiled = cache.max_step_tokens > 1 || one.is_none();
+        let tile = tiled.then(|| pools.tile.get(tile(config).plan(&caps, language)?));
+        let attend = one.map(|one| pools.attend.get(one.plan(&caps, language)?));
+        let packed_k = attend.is_some();
+        let rotate = packed_k.then(|| pools.rotate.get(rotation(Direction::Forward)?));
         Ok(Self {
             config: *config,
             history: History::new(config),
-            quantize: pools.quantize.get(encoding(codecs).plan(&caps, language)?)?,
-            rotate: pools.rotate.get(forward?)?,
-            unrotate: pools.rotate.get(inverse?)?,
-            attend: pools.attend.get(attention(config, codecs).plan(&caps, language)?)?,
+            append: appending.kernels(&caps, language, pools)?,
+            rotate: rotate.transpose()?,
+            unrotate: pools.rotate.get(rotation(Direction::Inverse)?)?,
+            attend: attend.transpose()?,
             tile: tile.transpose()?,
             reduce: pools.reduce.get(reduction(config).plan(&caps, language)?)?,
+            appending,
             output: cache.output,
-            codecs,
             caps,
             language,
         })
@@ -225,11 +236,10 @@ impl Kind {
 
     /// Splits for a step of `tokens` tokens that see `visible` positions.
     fn own_splits(&self, tokens: u32, visible: u32) -> Result<u32> {
-        if tokens == 1 {
-            let one = attention(&self.config, self.codecs);
-            return one.splits(visible, &self.caps, self.language);
+        match attention(&self.config) {
+            Some(one) if tokens == 1 => one.splits(visible, &self.caps, self.language),
+            _ => Ok(tile(&self.config).splits(tokens, visible)),
         }
-        Ok(tile(&self.config, self.codecs).splits(tokens, visible))
     }
 
     /// The dispatches of a step that ends with `history`.
@@ -246,21 +256,22 @@ impl Kind {
         let reduce = FlashAttnVecReduceParams { nrows: rows, nwg };
         let reduce = reduction(config).launch(&reduce, caps)?;
         Ok(Launches {
-            quantize: span.appends.then(|| self.quantize(span)).transpose()?,
+            append: span.appends.then(|| self.append(span)).transpose()?,
             rotate: rotate(Direction::Forward)?,
             unrotate: rotate(Direction::Inverse)?,
-            attend: if span.tokens == 1 {
-                let params = config.attention(slots.len(), slots.start(), nwg);
-                Attend::One(attention(config, self.codecs).launch(&params, caps, *language)?)
-            } else {
-                self.tile(span, slots, nwg)?
+            attend: match attention(config) {
+                Some(one) if span.tokens == 1 => {
+                    let params = config.attention(slots.len(), slots.start(), nwg);
+                    Attend::One(one.launch(&params, caps, *language)?)
+                }
+                _ => self.tile(span, slots, nwg)?,
             },
             reduce: (self.output == Output::Rows && nwg > 1).then_some(reduce),
             history,
         })
     }
 
-    fn quantize(&self, span: Span) -> Result<Launch> {
+    fn append(&self, span: Span) -> Result<append::Launches> {
         let params = QuantizeKvParams {
             head_dim: self.config.head_dim.get(),
             num_kv_heads: self.config.num_kv_heads,
@@ -271,7 +282,7 @@ impl Kind {
             rms_probe_enabled: 0,
             num_tokens: span.tokens,
         };
-        encoding(self.codecs).launch(&params, &self.caps, self.language)
+        self.appending.launches(&params, &self.caps, self.language)
     }
 
     /// Queries of a step that only reads come after everything that is stored, so they see all.
@@ -305,7 +316,7 @@ impl Kind {
             splits: nwg,
             scale_factor_d512: one.scale_factor_d512,
         };
-        let problem = tile(&self.config, self.codecs);
+        let problem = tile(&self.config);
         let launch = problem.launch(&params, &[sequence], &ONE_PAGE, &self.caps)?;
         Ok(Attend::Several(launch, sequence))
     }
@@ -314,39 +325,36 @@ impl Kind {
 impl Launches {
     /// The contents of the parameter slots, in order.
     pub fn blocks(&self) -> [&[u8]; slot::COUNT as usize] {
-        let quantize = self.quantize.as_ref().map_or(&[][..], |q| q.uniform(0));
+        let append = self.append.as_ref().map_or(&[][..], append::Launches::block);
         let reduce = |binding| self.reduce.as_ref().map_or(&[][..], |r| r.uniform(binding));
         let (attend, sequence) = match &self.attend {
             Attend::One(launch) => (launch.uniform(0), &[][..]),
             Attend::Several(launch, sequence) => (launch.uniform(0), bytes_of(sequence)),
         };
-        [quantize, self.rotate.uniform(1), reduce(0), reduce(3), attend, sequence]
+        [append, self.rotate.uniform(1), reduce(0), reduce(3), attend, sequence]
     }
-}
-
-fn encoding([k, codec]: [Codec; 2]) -> quantize_k_and_v::Problem {
-    quantize_k_and_v::Problem { k_bits: k.bits, codec }
 }
 
 fn rotation(config: &LayerConfig, direction: Direction) -> fwht::Problem {
     fwht::Problem { head_dim: config.head_dim, rotation: config.rotation, direction }
 }
 
-fn attention(config: &LayerConfig, [k, v]: [Codec; 2]) -> flash_attn_vec_tq::Problem {
-    flash_attn_vec_tq::Problem {
+/// The attention of one token, over packed K.
+fn attention(config: &LayerConfig) -> Option<flash_attn_vec_tq::Problem> {
+    let codec = config.codec();
+    codec.key_codec().map(|k| flash_attn_vec_tq::Problem {
         k_bits: k.bits,
-        codec: v,
+        codec: codec.v,
         num_heads: config.num_heads,
         num_kv_heads: config.num_kv_heads,
-    }
+    })
 }
 
-fn tile(config: &LayerConfig, codecs: [Codec; 2]) -> flash_attn_tile::Problem {
-    let [k, v] = codecs.map(|codec| KeyFormat::Tq(codec.bits));
+fn tile(config: &LayerConfig) -> flash_attn_tile::Problem {
     flash_attn_tile::Problem {
         head_dim: config.head_dim,
-        k,
-        v,
+        k: config.format.k,
+        v: KeyFormat::Tq(config.format.v),
         num_heads: config.num_heads,
         num_kv_heads: config.num_kv_heads,
     }

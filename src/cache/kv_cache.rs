@@ -7,7 +7,9 @@ use super::config::{Config, LayerConfig};
 use super::history::History;
 use super::io::{Io, LayerBuffers, LayerIo, Own};
 use super::kind::{Attend, Kind, Launches, Span, slot};
-use super::make::{buffer, check_largest_step, kinds, layer_buffers, most_partials, slot_bytes};
+use super::make::{
+    buffer, check_largest_step, kinds, layer_buffers, most_partials, param_slot_bytes,
+};
 use super::misuse::Misuse;
 use crate::contract::Caps;
 use crate::error::{Error, Result};
@@ -86,7 +88,7 @@ impl KvCache {
         config.check()?;
         let (kinds, of_layer) = kinds(device, caps, config)?;
         check_largest_step(&kinds, config)?;
-        let slot_bytes = slot_bytes(&device.limits());
+        let slot_bytes = param_slot_bytes(&device.limits());
         let step_bytes = u64::from(slot_bytes) * u64::from(slot::COUNT) * kinds.len() as u64;
         let table = step_bytes * u64::from(config.steps_per_submit);
         let params_bytes = table + u64::from(slot_bytes);
@@ -214,25 +216,24 @@ impl KvCache {
         }
     }
 
-    /// Records the encoding of the step's K and V into the layer's next slots.
+    /// Records the storing of the step's K and V in the layer's next slots.
     pub fn append(&mut self, pass: &mut wgpu::ComputePass<'_>, io: &LayerIo) -> Result<()> {
         let (layer, step) = self.recording(io)?;
         let (kind, launches) = (&self.kinds[layer.kind], &step.launches[layer.kind]);
-        let Some(quantize) = &launches.quantize else {
+        let Some(append) = &launches.append else {
             return Err(Misuse::ReadOnly { layer: io.layer }.into());
         };
         if layer.appended {
             return Err(Misuse::AppendedTwice { layer: io.layer }.into());
         }
         io.check_append(step.span.tokens)?;
-        let params = [self.offset(step, layer.kind, slot::QUANTIZE)];
-        kind.quantize.record_at(pass, &io.quantize, quantize, &params)?;
+        kind.append.record(pass, io, append, self.offset(step, layer.kind, slot::APPEND))?;
         self.layers[io.layer].appended = true;
         Ok(())
     }
 
     /// Records the attention of the step's queries, each over the positions up to its own: rotates
-    /// q in place, attends, and rotates the output back.
+    /// q in place where K is packed, attends, and rotates the output back.
     pub fn attend(&mut self, pass: &mut wgpu::ComputePass<'_>, io: &LayerIo) -> Result<()> {
         let (layer, step) = self.recording(io)?;
         if !layer.appended {
@@ -244,7 +245,9 @@ impl KvCache {
         io.check_attend(step.span.tokens)?;
         let (kind, launches) = (&self.kinds[layer.kind], &step.launches[layer.kind]);
         let rotate = [self.offset(step, layer.kind, slot::ROTATE)];
-        kind.rotate.record_at(pass, &io.rotate_q, &launches.rotate, &rotate)?;
+        if let (Some(kernel), Some(bound)) = (&kind.rotate, &io.rotate_q) {
+            kernel.record_at(pass, bound, &launches.rotate, &rotate)?;
+        }
         self.attend_rotated(pass, io, layer.kind, step)?;
         if let Some(unrotate) = &io.unrotate_out {
             kind.unrotate.record_at(pass, unrotate, &launches.unrotate, &rotate)?;
@@ -266,8 +269,11 @@ impl KvCache {
         let reduced = launches.reduce.is_some();
         match &launches.attend {
             Attend::One(launch) => {
+                let (Some(attend), Some(bound)) = (&kind.attend, &io.one) else {
+                    return Err(Misuse::Foreign { layer: io.layer }.into());
+                };
                 let offsets = [at(slot::ATTEND)];
-                kind.attend.record_at(pass, io.one.target(reduced), launch, &offsets)?;
+                attend.record_at(pass, bound.target(reduced), launch, &offsets)?;
             }
             Attend::Several(launch, _) => {
                 let (Some(tile), Some(bound)) = (&kind.tile, &io.several) else {
@@ -368,17 +374,13 @@ impl KvCache {
     }
 
     /// What the cache takes on the device.
-    pub fn bytes(&self) -> Result<Bytes> {
-        let layers: Vec<u64> =
-            self.config.layers.iter().map(LayerConfig::bytes).collect::<Result<_>>()?;
-        let per_token =
-            self.config.layers.iter().map(LayerConfig::bytes_per_token).sum::<Result<_>>()?;
-        Ok(Bytes {
-            layers,
-            per_token,
+    pub fn bytes(&self) -> Bytes {
+        Bytes {
+            layers: self.config.layers.iter().map(LayerConfig::bytes).collect(),
+            per_token: self.config.layers.iter().map(LayerConfig::bytes_per_token).sum(),
             partials: self.partials.as_ref().map_or(0, wgpu::Buffer::size),
             parameters: self.params.size(),
-        })
+        }
     }
 
     /// The partials that `attend` puts into `out` in a step of `tokens` tokens, for a cache made

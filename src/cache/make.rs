@@ -1,14 +1,14 @@
 //! What `KvCache::new` makes, and the checks before it.
 
-use super::config::{Config, LayerConfig};
+use super::config::{Config, LayerConfig, slot_bytes};
 use super::io::LayerBuffers;
 use super::kind::{Kind, LARGEST_BLOCK, Pools, Span};
-use crate::codec::row;
+use crate::codec::{KeyFormat, KvFormat};
 use crate::contract::Caps;
 use crate::error::{Error, Result};
 
 /// Bytes from one parameter slot to the next: sequences are bound as storage, the rest as uniforms.
-pub(super) fn slot_bytes(limits: &wgpu::Limits) -> u32 {
+pub(super) fn param_slot_bytes(limits: &wgpu::Limits) -> u32 {
     let alignment =
         limits.min_uniform_buffer_offset_alignment.max(limits.min_storage_buffer_offset_alignment);
     LARGEST_BLOCK.next_multiple_of(alignment)
@@ -59,11 +59,12 @@ pub(super) fn layer_buffers(device: &wgpu::Device, layer: &LayerConfig) -> Resul
     let usage =
         wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
     let make = |label, bytes: u64| buffer(device, label, slots * bytes, usage);
-    let [k, v] = layer.codecs()?.map(|codec| row::row_bytes(codec.head_dim, codec.bits));
-    let norms = u64::from(layer.head_dim.norms_per_pos()) * 4;
+    let KvFormat { k, v } = layer.format;
+    let [[k, k_norms], [v, norms]] =
+        [k, KeyFormat::Tq(v)].map(|format| slot_bytes(layer.head_dim, format));
     Ok(LayerBuffers {
-        k_packed: make("KvCache K", k)?,
-        k_norms: make("KvCache K norms", norms)?,
+        k: make("KvCache K", k)?,
+        k_norms: (k_norms > 0).then(|| make("KvCache K norms", k_norms)).transpose()?,
         v_packed: make("KvCache V", v)?,
         v_norms: make("KvCache V norms", norms)?,
     })

@@ -34,17 +34,11 @@
 //!
 //! # Dense K
 //!
-//! A format with K in f16 or f32 is refused. [`flash_attn_tile`](crate::kernels::flash_attn_tile)
-//! attends over such a K beside a packed V, but nothing here can store one: `append` records into a
-//! compute pass, where buffers cannot be copied, and no kernel puts rows as they are into the slots
-//! of a ring. One-token steps would attend by the tile kernel as well, since `flash_attn_vec_tq`
-//! reads codes only, and snapshots have no such K.
-//!
-//! An engine can have it without this cache. It writes its K rows, after RoPE, into
-//! `[page][kv_head][slot][coord]` itself, in f16 or f32; a ring is one page with slot
-//! `position % page_size`. V goes through `quantize_kv`. Then `flash_attn_tile`, with
-//! [`KeyFormat::F16`](crate::codec::KeyFormat::F16) or `F32` as its `k`, takes q as it is, not
-//! rotated; its output is in the basis of V and still needs `fwht` inverse.
+//! A format such as `kf16v4` stores K as it is, in f16 or f32, and V as codes: for models whose K
+//! quantises badly. `append` is then two dispatches, `store_kv` and `quantize_kv`; q is not
+//! rotated; and steps of one token attend by `flash_attn_tile` as well, since `flash_attn_vec_tq`
+//! reads codes only. The output is in the basis of V either way and is rotated back. In f16, values
+//! beyond 65504 become what the device makes of them.
 //!
 //! # Lengths
 //!
@@ -52,6 +46,7 @@
 //! newest `capacity` positions. [`truncate`](KvCache::truncate) forgets the newest ones, as far as
 //! no ring has overwritten what an earlier token would see.
 
+mod append;
 mod bytes;
 mod config;
 mod history;

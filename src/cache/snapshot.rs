@@ -2,10 +2,11 @@
 //!
 //! All little-endian. The header is [`MAGIC`], then u32 words: [`VERSION`], the number of layers,
 //! the number of tokens, and thirteen words a layer in the order of [`LayerHeader`]'s fields. The
-//! rows follow, layer by layer: K codes `[kv_head][position][row]`, K norms
-//! `[kv_head][position][block]` f32, then V's, positions oldest first.
+//! rows follow, layer by layer: K `[kv_head][position][row]`, K norms `[kv_head][position][block]`
+//! f32, then V's, positions oldest first. K is codes; or floats, and then it has no norms.
 
-use crate::codec::{Bits, Codec, HeadDim, Ring, Rotation, row};
+use super::config::slot_bytes;
+use crate::codec::{Bits, HeadDim, KeyFormat, Ring, Rotation};
 use crate::error::{Error, Result};
 
 /// What every snapshot starts with.
@@ -27,8 +28,8 @@ pub struct LayerHeader {
     pub num_kv_heads: u32,
     /// Coordinates of a head vector.
     pub head_dim: HeadDim,
-    /// Width of a K code.
-    pub k_bits: Bits,
+    /// How K is stored: the width of a code, or 16 or 32 for floats.
+    pub k: KeyFormat,
     /// Width of a V code.
     pub v_bits: Bits,
     /// 0 plain, 1 SRHT.
@@ -61,18 +62,31 @@ pub(super) struct Part {
     pub bytes: u64,
 }
 
-impl LayerHeader {
-    fn codecs(&self) -> [Codec; 2] {
-        [self.k_bits, self.v_bits].map(|bits| Codec::new(self.head_dim, bits, self.rotation))
+const fn format_word(format: KeyFormat) -> u32 {
+    match format {
+        KeyFormat::F32 => 32,
+        KeyFormat::F16 => 16,
+        KeyFormat::Tq(bits) => bits.get(),
     }
+}
 
-    /// K codes, K norms, V codes, V norms.
+fn format_of(word: u32) -> Option<KeyFormat> {
+    match word {
+        32 => Some(KeyFormat::F32),
+        16 => Some(KeyFormat::F16),
+        bits => Bits::new(bits).ok().map(KeyFormat::Tq),
+    }
+}
+
+impl LayerHeader {
+    /// K rows, K norms, V codes, V norms.
     pub(super) fn parts(&self) -> [Part; 4] {
         let rows = u64::from(self.num_kv_heads) * u64::from(self.stored);
         let part = |row: u64| Part { row, bytes: rows.saturating_mul(row) };
-        let norms = part(u64::from(self.head_dim.norms_per_pos()) * 4);
-        let [k, v] = self.codecs().map(|c| part(row::row_bytes(c.head_dim, c.bits)));
-        [k, norms, v, norms]
+        let [k, v] = [self.k, KeyFormat::Tq(self.v_bits)];
+        let [[k, k_norms], [v, v_norms]] =
+            [k, v].map(|format| slot_bytes(self.head_dim, format).map(part));
+        [k, k_norms, v, v_norms]
     }
 
     fn bytes(&self) -> u64 {
@@ -83,7 +97,7 @@ impl LayerHeader {
         [
             self.num_kv_heads,
             self.head_dim.get(),
-            self.k_bits.get(),
+            format_word(self.k),
             self.v_bits.get(),
             u32::from(self.rotation == Rotation::Srht),
             self.norm_correction.into(),
@@ -125,7 +139,9 @@ impl LayerHeader {
         let layer = Self {
             num_kv_heads: kv_heads,
             head_dim: HeadDim::new(head_dim).map_err(of)?,
-            k_bits: Bits::new(k).map_err(of)?,
+            k: format_of(k).ok_or_else(|| {
+                refused(field("K bits"), "2, 3, 4, 5, 6 or 8, or 16 or 32 for floats", k)
+            })?,
             v_bits: Bits::new(v).map_err(of)?,
             rotation: if flag("rotation", rotation)? { Rotation::Srht } else { Rotation::Plain },
             norm_correction: flag("norm_correction", corrected)?,
@@ -219,9 +235,9 @@ pub struct Snapshot<'a> {
 /// One layer's rows of a [`Snapshot`], positions oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerRows<'a> {
-    /// `[kv_head][position][row]`.
-    pub k_packed: &'a [u8],
-    /// f32 `[kv_head][position][block]`.
+    /// `[kv_head][position][row]`, codes or floats.
+    pub k: &'a [u8],
+    /// f32 `[kv_head][position][block]`; nothing where K is floats.
     pub k_norms: &'a [u8],
     /// `[kv_head][position][row]`.
     pub v_packed: &'a [u8],
@@ -271,12 +287,12 @@ impl<'a> Snapshot<'a> {
     pub fn layers(&self) -> impl Iterator<Item = LayerRows<'a>> {
         let mut rest = self.body;
         self.header.layers.iter().map(move |layer| {
-            let [k_packed, k_norms, v_packed, v_norms] = layer.parts().map(|part| {
+            let [k, k_norms, v_packed, v_norms] = layer.parts().map(|part| {
                 let (rows, after) = rest.split_at(part.bytes as usize);
                 rest = after;
                 rows
             });
-            LayerRows { k_packed, k_norms, v_packed, v_norms }
+            LayerRows { k, k_norms, v_packed, v_norms }
         })
     }
 }
@@ -289,7 +305,7 @@ mod tests {
         let layer = LayerHeader {
             num_kv_heads: 2,
             head_dim: HeadDim::ALL[0],
-            k_bits: Bits::B8,
+            k: KeyFormat::Tq(Bits::B8),
             v_bits: Bits::B4,
             rotation: Rotation::Srht,
             norm_correction: true,
@@ -319,11 +335,24 @@ mod tests {
         assert_eq!(snapshot.header, header());
         let sizes: Vec<_> = snapshot
             .layers()
-            .map(|l| [l.k_packed, l.k_norms, l.v_packed, l.v_norms].map(<[u8]>::len))
+            .map(|l| [l.k, l.k_norms, l.v_packed, l.v_norms].map(<[u8]>::len))
             .collect();
         assert_eq!(sizes, [[12 * 64, 12 * 4, 12 * 32, 12 * 4], [18 * 64, 18 * 4, 18 * 32, 18 * 4]]);
         let second = snapshot.layers().nth(1).unwrap();
         assert_eq!(second.v_norms, &bytes[bytes.len() - 72..]);
+    }
+
+    #[test]
+    fn floats_have_rows_of_their_own_length_and_no_norms() {
+        let codes = header().layers[1];
+        let layers = [KeyFormat::F16, KeyFormat::F32].map(|k| LayerHeader { k, ..codes });
+        let header = SnapshotHeader { len: 9, layers: layers.to_vec() };
+        let bytes = header.encode(&vec![7; header.body_bytes() as usize]).unwrap();
+        let snapshot = Snapshot::parse(&bytes).unwrap();
+        assert_eq!(snapshot.header, header);
+        let sizes = |l: LayerRows<'_>| [l.k.len(), l.k_norms.len(), l.v_packed.len()];
+        let sizes: Vec<_> = snapshot.layers().map(sizes).collect();
+        assert_eq!(sizes, [[18 * 128, 0, 18 * 32], [18 * 256, 0, 18 * 32]]);
     }
 
     #[test]
@@ -347,7 +376,11 @@ mod tests {
             (damaged(&|b| b.truncate(10)), "length: need 12 bytes, found 10 bytes"),
             (damaged(&|b| b.truncate(90)), "length: need 124 bytes, found 90 bytes"),
             (layer(1, 96), "layer 0, head_dim: need 64, 128, 256 or 512, found 96"),
-            (layer(2, 7), "layer 0, bits: need 2, 3, 4, 5, 6 or 8, found 7"),
+            (
+                layer(2, 7),
+                "layer 0, K bits: need 2, 3, 4, 5, 6 or 8, or 16 or 32 for floats, found 7",
+            ),
+            (layer(3, 16), "layer 0, bits: need 2, 3, 4, 5, 6 or 8, found 16"),
             (layer(4, 2), "layer 0, rotation: need 0 or 1, found 2"),
             (layer(5, 2), "layer 0, norm_correction: need 0 or 1, found 2"),
             (layer(8, 9), "layer 0, ring: need 0 or 1, found 9"),
@@ -376,7 +409,11 @@ mod tests {
         let larger = LayerHeader { capacity: 100, ..saved };
         assert_eq!(saved.check_fits(3, &larger), Ok(()));
         for (cache, want) in [
-            (LayerHeader { k_bits: Bits::B4, ..saved }, "layer 3, K bits: need 4, found 8"),
+            (
+                LayerHeader { k: KeyFormat::Tq(Bits::B4), ..saved },
+                "layer 3, K bits: need 4, found 8",
+            ),
+            (LayerHeader { k: KeyFormat::F16, ..saved }, "layer 3, K bits: need 16, found 8"),
             (
                 LayerHeader { rotation: Rotation::Plain, ..saved },
                 "layer 3, rotation: need 0, found 1",

@@ -4,7 +4,7 @@ use super::config::Storage;
 use super::kv_cache::KvCache;
 use super::misuse::Misuse;
 use super::snapshot::{LayerHeader, Part, Snapshot, SnapshotHeader};
-use crate::codec::Ring;
+use crate::codec::{KvCodec, Ring};
 use crate::error::{Error, Result};
 
 /// Contiguous bytes of one array: in a layer's buffer, and in the rows of a snapshot.
@@ -20,6 +20,7 @@ struct Segment {
 fn segments(part: Part, heads: u32, slots: Ring) -> impl Iterator<Item = Segment> {
     let before = slots.len().min(slots.capacity() - slots.start());
     let runs = [(slots.start(), 0, before), (0, before, slots.len() - before)];
+    let heads = if part.row == 0 { 0 } else { heads };
     (0..heads).flat_map(move |head| {
         let at = move |count: u32, index: u32| {
             (u64::from(head) * u64::from(count) + u64::from(index)) * part.row
@@ -97,7 +98,7 @@ impl KvCache {
         for (index, (layer, rows)) in found.layers.iter().zip(snapshot.layers()).enumerate() {
             let capacity = own.layers[index].capacity;
             let slots = Ring::new(capacity, layer.oldest % capacity, layer.stored)?;
-            let rows = [rows.k_packed, rows.k_norms, rows.v_packed, rows.v_norms];
+            let rows = [rows.k, rows.k_norms, rows.v_packed, rows.v_norms];
             let arrays = layer.parts().into_iter().zip(self.arrays(index)).zip(rows);
             for ((part, buffer), rows) in arrays {
                 for Segment { slot, row, bytes } in segments(part, layer.num_kv_heads, slots) {
@@ -120,12 +121,12 @@ impl KvCache {
     fn header(&self) -> Result<SnapshotHeader> {
         let layer = |layer: &super::kv_cache::Layer| {
             let kind = &self.kinds[layer.kind];
-            let [k, v] = kind.config.codecs()?;
+            let KvCodec { k, v } = kind.config.codec();
             let slots = kind.history.slots(self.len())?;
             Ok(LayerHeader {
                 num_kv_heads: kind.config.num_kv_heads,
                 head_dim: kind.config.head_dim,
-                k_bits: k.bits,
+                k,
                 v_bits: v.bits,
                 rotation: kind.config.rotation,
                 norm_correction: kind.config.norm_correction,
@@ -142,10 +143,10 @@ impl KvCache {
         Ok(SnapshotHeader { len: self.len(), layers })
     }
 
-    /// The buffers of a layer in the order of a snapshot's parts.
+    /// The buffers of a layer in the order of a snapshot's parts. A part without bytes has any.
     fn arrays(&self, layer: usize) -> [&wgpu::Buffer; 4] {
         let own = &self.layers[layer].buffers;
-        [&own.k_packed, &own.k_norms, &own.v_packed, &own.v_norms]
+        [&own.k, own.k_norms.as_ref().unwrap_or(&own.k), &own.v_packed, &own.v_norms]
     }
 }
 
@@ -163,5 +164,7 @@ mod tests {
         let whole = segments(part, 1, Ring::new(7, 2, 5).unwrap());
         assert_eq!(whole.collect::<Vec<_>>(), [Segment { slot: 8, row: 0, bytes: 20 }]);
         assert_eq!(segments(part, 3, Ring::new(7, 2, 0).unwrap()).count(), 0);
+        let none = Part { row: 0, bytes: 0 };
+        assert_eq!(segments(none, 3, Ring::new(7, 2, 5).unwrap()).count(), 0);
     }
 }

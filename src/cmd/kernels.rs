@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::builder::PossibleValuesParser;
+use comfy_table::ColumnConstraint;
 use wgtq::codec::{Bits, HeadDim, Rotation};
 use wgtq::contract::{Access, Caps, Contract};
 use wgtq::driver::{DriverError, Outputs};
@@ -234,6 +235,10 @@ impl Export {
                 format!("{} B", c.limits.workgroup_bytes),
                 if c.features.is_empty() { "-".to_owned() } else { c.features.join(", ") },
             ]);
+        }
+        // Names of files are for copying: only the needs are broken into lines.
+        if let Some(file) = table.column_mut(0) {
+            file.set_constraint(ColumnConstraint::ContentWidth);
         }
         super::print(&table.to_string());
         super::note(&format!("{} kernels in {}", contracts.len(), self.out.display()));

@@ -325,6 +325,7 @@ fn spirv_capabilities(code: &[u8]) -> Vec<String> {
         found.push(match capability {
             1 => "Shader".to_owned(),
             61 => "GroupNonUniform".to_owned(),
+            62 => "GroupNonUniformVote".to_owned(),
             63 => "GroupNonUniformArithmetic".to_owned(),
             64 => "GroupNonUniformBallot".to_owned(),
             65 => "GroupNonUniformShuffle".to_owned(),

@@ -124,6 +124,14 @@ pub(super) fn sizes(variant: &Variant, contract: &Contract) -> Vec<Expression> {
                 norms(slots, &p.codec),
             ]
         }
+        Variant::StoreKv(p) => {
+            let (d, slots) = (u64::from(p.head_dim.get()), "num_kv_heads * cache_capacity");
+            vec![
+                rows("num_tokens * num_kv_heads", "one f32 row a token and KV head", 4 * d),
+                rows(slots, "one dense row a KV head and slot", d * p.kv_type.bytes()),
+                block(contract),
+            ]
+        }
         Variant::DequantizeKv(p) => {
             let slots = "num_kv_heads * cache_capacity";
             let dst = formula(
@@ -186,6 +194,10 @@ pub(super) fn grid(variant: &Variant, plan: &Plan) -> Grid {
             let rows = constant(plan, "ROWS_PER_WORKGROUP");
             let grid = spread("num_tokens * num_kv_heads", rows, "rows");
             Grid { words: format!("{}; z: K, V", grid.words), z: "2".to_owned(), ..grid }
+        }
+        Variant::StoreKv(p) => {
+            let count = format!("num_tokens * num_kv_heads * {}", p.head_dim.get() / 4);
+            spread(&count, threads, "groups of four coordinates")
         }
         Variant::DequantizeKv(p) => {
             let count = format!("num_tokens * num_kv_heads * {}", p.codec.head_dim.get() / 8);

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::kernels::flash_attn_vec::KvType;
 use crate::kernels::{
     dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_k_and_v, quantize_kv,
+    quantize_k_and_v, quantize_kv, store_kv,
 };
 
 /// One kernel at one shape.
@@ -18,6 +18,8 @@ pub enum Variant {
     QuantizeKv(quantize_kv::Problem),
     /// `quantize_k_and_v`.
     QuantizeKAndV(quantize_k_and_v::Problem),
+    /// `store_kv`.
+    StoreKv(store_kv::Problem),
     /// `dequantize_kv`.
     DequantizeKv(dequantize_kv::Problem),
     /// `flash_attn_vec_tq`.
@@ -85,6 +87,9 @@ impl Variant {
                 let (pairs, rotations) = (&choices.bits, &choices.rotations);
                 pairs.iter().flat_map(|&p| rotations.iter().map(move |&r| of(p, r))).collect()
             }
+            "store_kv" => [KvType::F32, KvType::F16]
+                .map(|kv_type| Self::StoreKv(store_kv::Problem { head_dim, kv_type }))
+                .to_vec(),
             "dequantize_kv" => {
                 let of = |codec| Self::DequantizeKv(dequantize_kv::Problem { codec });
                 widths.map(|&bits| of(unrotated(bits))).collect()
@@ -131,6 +136,7 @@ impl Variant {
             Self::Fwht(p) => p.plan(caps, language),
             Self::QuantizeKv(p) => p.plan(caps, language),
             Self::QuantizeKAndV(p) => p.plan(caps, language),
+            Self::StoreKv(p) => p.plan(caps, language),
             Self::DequantizeKv(p) => p.plan(caps, language),
             Self::FlashAttnVecTq(p) => p.plan(caps, language),
             Self::FlashAttnVec(p) => p.plan(caps, language),
@@ -145,6 +151,7 @@ impl Variant {
             Self::Fwht(p) => p.head_dim,
             Self::QuantizeKv(p) => p.codec.head_dim,
             Self::QuantizeKAndV(p) => p.codec.head_dim,
+            Self::StoreKv(p) => p.head_dim,
             Self::DequantizeKv(p) => p.codec.head_dim,
             Self::FlashAttnVecTq(p) => p.codec.head_dim,
             Self::FlashAttnVec(p) => p.head_dim,
@@ -183,6 +190,7 @@ impl Variant {
                 facts.push(("rotation", p.codec.rotation.name().to_owned()));
                 facts.push(("norm_correction", p.codec.norm_correction.to_string()));
             }
+            Self::StoreKv(p) => facts.push(("kv_type", p.kv_type.name().to_owned())),
             Self::DequantizeKv(p) => facts.push(("bits", p.codec.bits.get().to_string())),
             Self::FlashAttnVecTq(p) => {
                 facts.push(("k_bits", p.k_bits.to_string()));

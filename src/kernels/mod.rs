@@ -17,6 +17,7 @@ pub mod quantize_k_and_v;
 pub mod quantize_kv;
 mod row_groups;
 mod rows;
+pub mod store_kv;
 
 use crate::codec::{Bits, Codec, HeadDim, Rotation, codebook, signs};
 use crate::contract::{Constant, Contract, constant};
@@ -31,6 +32,7 @@ pub const ALL: &[&Contract] = &[
     &flash_attn_vec::CONTRACT,
     &flash_attn_vec_reduce::CONTRACT,
     &flash_attn_tile::CONTRACT,
+    &store_kv::CONTRACT,
 ];
 
 /// Contracts of the kernels that need cooperative matrices. Only wgpu's native backends know these,

@@ -13,6 +13,7 @@ pub mod flash_attn_vec_tq;
 pub mod fwht;
 pub mod quantize_k_and_v;
 pub mod quantize_kv;
+pub mod store_kv;
 
 pub use attention::{Attended, max_abs_score, scores};
 

@@ -16,6 +16,7 @@ pub mod fwht;
 pub mod originals;
 pub mod quantize_k_and_v;
 pub mod quantize_kv;
+pub mod store_kv;
 
 mod attention;
 mod cache;

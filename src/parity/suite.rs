@@ -8,7 +8,7 @@ use super::report::{
 };
 use super::{
     Case, CaseResult, Prepared, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec,
-    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv,
+    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
 };
 #[cfg(feature = "msl-host")]
 use super::{originals, run_prepared};
@@ -33,6 +33,7 @@ pub fn cases() -> Vec<Box<dyn Case>> {
         .chain(boxed(flash_attn_vec::cases()))
         .chain(boxed(flash_attn_vec_reduce::cases()))
         .chain(boxed(flash_attn_tile::cases()))
+        .chain(boxed(store_kv::cases()))
         .collect()
 }
 

@@ -1,8 +1,9 @@
 //! On a device.
 #![expect(clippy::unwrap_used, reason = "a failed call fails the test")]
 
+use wgtq::cache::snapshot::{LayerHeader, LayerRows};
 use wgtq::cache::{Config, LayerConfig, Output, Partials, Snapshot, merge};
-use wgtq::codec::{Direction, HeadDim, Rotation};
+use wgtq::codec::{Direction, HeadDim, KeyFormat, Rotation};
 use wgtq::gpu::device::{Backend, Gpu, Selection};
 use wgtq::metrics::compare;
 use wgtq::oracle::fwht::rotate_rows;
@@ -11,8 +12,8 @@ use wgtq::parity::quantize_kv::CORRECTED_NORM_ULPS;
 
 use crate::rig::{Rig, engine, gpu, layer, ring, text, without_gpu};
 
-/// Boundary layers with more bits, two that are equal, a window without a ring, and a ring with
-/// corrected norms.
+/// Boundary layers with more bits, two that are equal, a window without a ring, a ring with
+/// corrected norms, and K as floats, also in a ring.
 fn mixed() -> Config {
     let wide = LayerConfig {
         num_heads: 4,
@@ -30,6 +31,8 @@ fn mixed() -> Config {
         LayerConfig { norm_correction: true, ..ring("k8v4", 17, 10) },
         plain,
         layer("k4v4", 64),
+        LayerConfig { format: "kf16v4".parse().unwrap(), ..wide },
+        LayerConfig { norm_correction: true, ..ring("kf32v3", 17, 10) },
     ];
     Config::new(layers, 8)
 }
@@ -128,10 +131,11 @@ fn a_split_context_equals_the_oracle() {
     if without_gpu() {
         return;
     }
-    let config = Config::new(vec![layer("k8v4", 700), ring("k4v4", 700, 400)], 150);
+    let layers = vec![layer("k8v4", 700), ring("k4v4", 700, 400), layer("kf16v4", 700)];
+    let config = Config::new(layers, 150);
     let text = text(&config, 3, 0..450);
     let mut rig = Rig::new(&config);
-    assert!(rig.cache.bytes().unwrap().partials > 0);
+    assert!(rig.cache.bytes().partials > 0);
     for part in text.chunks(150) {
         rig.step(part);
     }
@@ -153,6 +157,7 @@ fn rejected_drafts_leave_no_trace() {
     let mut config = mixed();
     // Room to go back four tokens on a full ring.
     config.layers[3].capacity = 21;
+    config.layers[7].capacity = 21;
     let text = text(&config, 5, 0..30);
     let drafts = crate::rig::text(&config, 6, 0..33);
     let (mut drafted, mut straight) = (Rig::new(&config), Rig::new(&config));
@@ -168,8 +173,7 @@ fn rejected_drafts_leave_no_trace() {
     let rows = |rig: &Rig| {
         let bytes = rig.snapshot();
         let snapshot = Snapshot::parse(&bytes).unwrap();
-        let rows: Vec<_> =
-            snapshot.layers().map(|l| (l.k_packed.to_vec(), l.v_norms.to_vec())).collect();
+        let rows: Vec<_> = snapshot.layers().map(|l| (l.k.to_vec(), l.v_norms.to_vec())).collect();
         (snapshot.header.layers[3], rows)
     };
     let ((drafted_ring, drafted_rows), (ring, rows)) = (rows(&drafted), rows(&straight));
@@ -262,16 +266,15 @@ fn a_snapshot_goes_on_elsewhere_with_the_same_codes() {
     eprintln!("restored on: {}", there.gpu.report.line());
     there.cache.restore(&there.gpu.queue, &Snapshot::parse(&saved).unwrap()).unwrap();
     assert_eq!(there.cache.len(), 29);
-    assert_eq!(rows(&there.snapshot(), 0), rows(&saved, 0));
+    assert_eq!(codes(&there.snapshot(), 29), codes(&saved, 29));
 
     let (out_here, out_there) = (here.step(&text[29..]), there.step(&text[29..]));
     here.judge(&text, &out_here).unwrap();
     there.judge_outputs(&text, &out_there).unwrap();
     let (after_here, after_there) = (here.snapshot(), there.snapshot());
-    // The rows that were restored are the same bits still; the ring dropped its oldest here only.
-    assert_eq!(rows(&after_there, 0)[..3], rows(&after_here, 0)[..3]);
-    let (ring_here, ring_there) = (&rows(&after_here, 0)[3], &rows(&after_there, 0)[3]);
-    assert_eq!(ring_there[64..], ring_here[..]);
+    // Of the restored rows and of the new one. A ring has dropped its oldest here only.
+    assert_eq!(codes(&after_there, 17), codes(&after_here, 17));
+    assert_eq!(codes(&after_here, 17).len(), 2 * config.layers.len() - 2);
     // Something else is seen: one bit of the snapshot.
     let mut flipped = saved.clone();
     *flipped.last_mut().unwrap() ^= 1;
@@ -279,10 +282,22 @@ fn a_snapshot_goes_on_elsewhere_with_the_same_codes() {
     assert_ne!(there.snapshot()[saved.len() - 4..], saved[saved.len() - 4..]);
 }
 
-/// K codes of each layer, from position `skip` of those saved.
-fn rows(snapshot: &[u8], skip: usize) -> Vec<Vec<u8>> {
+/// The codes of K and V of each layer, head by head: the newest positions, as many as `newest`.
+/// Floats are not codes, and f16 may be rounded another way elsewhere.
+fn codes(snapshot: &[u8], newest: usize) -> Vec<Vec<Vec<u8>>> {
     let snapshot = Snapshot::parse(snapshot).unwrap();
-    snapshot.layers().map(|layer| layer.k_packed[skip..].to_vec()).collect()
+    let layers = snapshot.header.layers.iter().zip(snapshot.layers());
+    let of_layer = |(header, rows): (&LayerHeader, LayerRows<'_>)| -> Vec<Vec<Vec<u8>>> {
+        let k = matches!(header.k, KeyFormat::Tq(_)).then_some(rows.k);
+        let of_side = |rows: &[u8]| -> Vec<Vec<u8>> {
+            let (heads, stored) = (header.num_kv_heads as usize, header.stored as usize);
+            let row = rows.len() / heads / stored;
+            let skip = stored.saturating_sub(newest) * row;
+            rows.chunks_exact(stored * row).map(|head| head[skip..].to_vec()).collect()
+        };
+        k.into_iter().chain([rows.v_packed]).map(of_side).collect()
+    };
+    layers.flat_map(of_layer).collect()
 }
 
 /// The newest token belongs to the second half; the first half only reads.
@@ -291,7 +306,7 @@ fn halves_of_a_context_attended_apart_merge_to_the_whole() {
     if without_gpu() {
         return;
     }
-    let whole = Config::new(vec![layer("k8v4", 64), layer("k8v8", 64)], 32);
+    let whole = Config::new(vec![layer("k8v4", 64), layer("kf16v8", 64)], 32);
     let halves = Config { output: Output::Partials, ..whole.clone() };
     let text = text(&whole, 10, 0..50);
     let mut rig = Rig::new(&whole);

@@ -4,5 +4,6 @@
 //! Needs a GPU or Debian's mesa-vulkan-drivers, as the kernel tests do.
 
 mod device;
+mod pages;
 mod refusals;
 mod rig;

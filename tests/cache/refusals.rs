@@ -76,10 +76,6 @@ fn a_config_that_cannot_work_is_refused_before_anything_is_made() {
         ),
         (layer(&|l| l.sliding_window = 0), "sliding_window: need at least 1 for a ring, found 0"),
         (
-            layer(&|l| l.format = "kf16v4".parse().unwrap()),
-            "format: need K of 2, 3, 4, 5, 6 or 8 bits on a device, found kf16v4",
-        ),
-        (
             layer(&|l| (l.num_heads, l.num_kv_heads) = (3, 2)),
             "num_heads: need a positive multiple of num_kv_heads 2, found 3",
         ),
@@ -258,6 +254,8 @@ fn a_snapshot_of_another_cache_is_refused_and_nothing_changes() {
     assert_eq!(refused(own[..1].to_vec()), "snapshot: layers: need 1, found 2");
     let bits = refused(vec![layer("k6v4", 10), own[1]]);
     assert_eq!(bits, "snapshot: layer 0, K bits: need 6, found 8");
+    let floats = refused(vec![layer("kf16v4", 10), own[1]]);
+    assert_eq!(floats, "snapshot: layer 0, K bits: need 16, found 8");
     let norms = LayerConfig { norm_correction: true, ..own[0] };
     let norms = refused(vec![norms, own[1]]);
     assert_eq!(norms, "snapshot: layer 0, norm_correction: need 1, found 0");
@@ -279,16 +277,21 @@ fn every_byte_is_accounted_for() {
     let noop = noop();
     let mut config = two_layers();
     config.layers.push(layer("k8v4", 10));
-    let bytes = noop.cache(&config).unwrap().bytes().unwrap();
+    let bytes = noop.cache(&config).unwrap().bytes();
     assert_eq!(bytes.layers, [10 * 104, 12 * 72, 10 * 104]);
     assert_eq!(bytes.per_token, 104 + 72 + 104);
     // Two kinds of layer, six blocks each, and a block table; 256 bytes a slot.
     assert_eq!((bytes.parameters, bytes.partials), (13 * 256, 0));
     assert_eq!(bytes.total(), 2944 + 13 * 256);
 
+    // K as floats has no norms.
+    let dense = Config::new(vec![layer("kf16v4", 10), layer("kf32v4", 10)], 4);
+    let dense = noop.cache(&dense).unwrap().bytes();
+    assert_eq!((dense.layers, dense.per_token), (vec![10 * 164, 10 * 292], 164 + 292));
+
     config.layers[0].capacity = 1000;
     config.steps_per_submit = 3;
-    let bytes = noop.cache(&config).unwrap().bytes().unwrap();
+    let bytes = noop.cache(&config).unwrap().bytes();
     // 1000 positions in eight splits, of up to four tokens of two heads; now three kinds.
     assert_eq!((bytes.partials, bytes.parameters), (8 * 8 * 66 * 4, (3 * 18 + 1) * 256));
 }

@@ -1,16 +1,17 @@
 //! A cache on a device with an engine's buffers round it, and its judges.
 #![expect(clippy::unwrap_used, reason = "a failed call fails the test")]
 
+use half::f16;
 use wgtq::cache::snapshot::{LayerHeader, LayerRows};
 use wgtq::cache::{Config, Io, KvCache, LayerConfig, LayerIo, Output, Snapshot, Storage};
-use wgtq::codec::{Codec, HeadDim, Rotation};
+use wgtq::codec::{Codec, HeadDim, KeyFormat, Rotation};
 use wgtq::gpu::device::{Gpu, Selection};
+use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::oracle::dequantize_kv::PackedRows;
-use wgtq::oracle::flash_attn_vec_tq::dequantizing_attention;
+use wgtq::oracle::flash_attn_vec::{DenseRows, attend_rows};
 use wgtq::oracle::quantize_kv::encode;
 use wgtq::params::{FlashAttnVecTqParams, MASK_CAUSAL, MASK_SLIDING};
-use wgtq::parity::quantize_kv::Case;
-use wgtq::parity::{ATTENTION_NRMSE, judge};
+use wgtq::parity::{self, ATTENTION_NRMSE, judge};
 use wgtq::rng::Gaussian;
 use wgtq::wgpu;
 
@@ -160,7 +161,7 @@ impl Rig {
         header.encode(&map(&self.gpu, &buffer)).unwrap()
     }
 
-    /// Codes and norms of everything stored against the oracle's, for a cache that has seen `text`;
+    /// Rows and norms of everything stored against the oracle's, for a cache that has seen `text`;
     /// then the output of the step that ended with it, against the oracle over the stored rows.
     pub fn judge(&self, text: &[Token], outputs: &[Vec<f32>]) -> Result<(), String> {
         self.judge_rows(text)?;
@@ -210,7 +211,9 @@ impl Rig {
                 let q = &text[text.len() - 1 - back][index][0];
                 let params = attention(config, header.stored, back as u32);
                 let [k, v] = sides(header, rows);
-                let want = dequantizing_attention(&params, q, k.packed(), v.packed()).unwrap();
+                let [k, v] =
+                    [k, v].map(|side| move |h: u32, s: u32, o: &mut [f64]| side.read(h, s, o));
+                let want = attend_rows(&params.into(), q, &k, &v).unwrap();
                 let outcome = judge(got, &want, config.head_dim.as_usize(), ATTENTION_NRMSE);
                 if !outcome.pass() {
                     let token = tokens - 1 - back;
@@ -222,23 +225,39 @@ impl Rig {
     }
 }
 
-/// The codes and norms of K or V, positions oldest first.
+/// The rows of K or V, positions oldest first.
 #[derive(Clone)]
 pub struct Side {
+    format: KeyFormat,
+    /// Of rows that are codes.
     codec: Codec,
     stored: u32,
-    codes: Vec<u8>,
+    rows: Vec<u8>,
     norms: Vec<f32>,
 }
 
 impl Side {
     fn packed(&self) -> PackedRows<'_> {
         let (codec, capacity) = (self.codec, self.stored);
-        PackedRows { codec, capacity, packed: &self.codes, norms: &self.norms }
+        PackedRows { codec, capacity, packed: &self.rows, norms: &self.norms }
     }
-}
 
-impl Side {
+    /// A row as attention over it sees it, in the basis of the model.
+    fn read(&self, head: u32, slot: u32, out: &mut [f64]) {
+        match self.format {
+            KeyFormat::Tq(_) => self.packed().decode(head, slot, out),
+            KeyFormat::F32 => {
+                let rows: Vec<f32> = bytemuck::pod_collect_to_vec(&self.rows);
+                DenseRows::F32(&rows).read(self.stored, head, slot, out);
+            }
+            KeyFormat::F16 => {
+                let rows: Vec<u16> = bytemuck::pod_collect_to_vec(&self.rows);
+                let rows: Vec<f16> = rows.into_iter().map(f16::from_bits).collect();
+                DenseRows::F16(&rows).read(self.stored, head, slot, out);
+            }
+        }
+    }
+
     fn length_error(&self, text: &[Token], layer: usize, part: usize) -> f64 {
         let d = self.codec.head_dim.as_usize();
         let length = |row: &[f64]| row.iter().map(|x| x * x).sum::<f64>().sqrt();
@@ -247,7 +266,7 @@ impl Side {
             for (head, row) in token[layer][part].chunks_exact(d).enumerate() {
                 let row: Vec<f64> = row.iter().map(|&x| x.into()).collect();
                 let mut decoded = vec![0.0; d];
-                self.packed().decode(head as u32, slot as u32, &mut decoded);
+                self.read(head as u32, slot as u32, &mut decoded);
                 most = most.max((length(&decoded) / length(&row) - 1.0).abs());
             }
         }
@@ -257,15 +276,20 @@ impl Side {
 
 fn sides(header: &LayerHeader, rows: LayerRows<'_>) -> [Side; 2] {
     let norm_correction = header.norm_correction;
-    let side = |bits, codes: &[u8], norms: &[u8]| Side {
-        codec: Codec { norm_correction, ..Codec::new(header.head_dim, bits, header.rotation) },
-        stored: header.stored,
-        codes: codes.to_vec(),
-        norms: bytemuck::pod_collect_to_vec(norms),
+    let side = |format, rows: &[u8], norms: &[u8]| {
+        let bits = if let KeyFormat::Tq(bits) = format { bits } else { header.v_bits };
+        let codec = Codec::new(header.head_dim, bits, header.rotation);
+        Side {
+            format,
+            codec: Codec { norm_correction, ..codec },
+            stored: header.stored,
+            rows: rows.to_vec(),
+            norms: bytemuck::pod_collect_to_vec(norms),
+        }
     };
     [
-        side(header.k_bits, rows.k_packed, rows.k_norms),
-        side(header.v_bits, rows.v_packed, rows.v_norms),
+        side(header.k, rows.k, rows.k_norms),
+        side(KeyFormat::Tq(header.v_bits), rows.v_packed, rows.v_norms),
     ]
 }
 
@@ -273,14 +297,29 @@ fn judge_side(
     kept: &[Token],
     (layer, part): (usize, usize),
     header: &LayerHeader,
-    rows: Side,
+    side: Side,
 ) -> Result<(), String> {
     let d = header.head_dim.as_usize();
     let heads = 0..header.num_kv_heads as usize;
     let rows_of = |head: usize| kept.iter().map(move |token| &token[layer][part][head * d..][..d]);
-    let want: Vec<_> = heads.flat_map(rows_of).map(|row| Some(encode(&rows.codec, row))).collect();
-    let case = Case {
-        codec: rows.codec,
+    let want = heads.flat_map(rows_of);
+    let outcome = match side.format {
+        KeyFormat::Tq(_) => {
+            let want: Vec<_> = want.map(|row| Some(encode(&side.codec, row))).collect();
+            codes_case(header, side.codec).judge(&want, &side.rows, &side.norms)
+        }
+        dense => {
+            let want: Vec<_> = want.flatten().copied().map(Some).collect();
+            floats_case(header, dense).judge(&want, &side.rows)
+        }
+    };
+    let side = ["", "K", "V"][part];
+    if outcome.pass() { Ok(()) } else { Err(format!("layer {layer} {side}: {}", outcome.detail)) }
+}
+
+fn codes_case(header: &LayerHeader, codec: Codec) -> parity::quantize_kv::Case {
+    parity::quantize_kv::Case {
+        codec,
         num_kv_heads: header.num_kv_heads,
         num_tokens: header.stored,
         capacity: header.stored,
@@ -288,10 +327,21 @@ fn judge_side(
         sliding: false,
         amplitude: 1.0,
         seed: 0,
-    };
-    let outcome = case.judge(&want, &rows.codes, &rows.norms);
-    let side = ["", "K", "V"][part];
-    if outcome.pass() { Ok(()) } else { Err(format!("layer {layer} {side}: {}", outcome.detail)) }
+    }
+}
+
+fn floats_case(header: &LayerHeader, format: KeyFormat) -> parity::store_kv::Case {
+    parity::store_kv::Case {
+        head_dim: header.head_dim,
+        kv_type: if format == KeyFormat::F16 { KvType::F16 } else { KvType::F32 },
+        num_kv_heads: header.num_kv_heads,
+        num_tokens: header.stored,
+        capacity: header.stored,
+        write_pos: 0,
+        sliding: false,
+        amplitude: 1.0,
+        seed: 0,
+    }
 }
 
 /// Attention of the query that is `back` tokens before the newest, over rows in order.
@@ -358,7 +408,7 @@ pub fn readback(gpu: &Gpu, size: u64) -> wgpu::Buffer {
     })
 }
 
-fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
+pub fn read(gpu: &Gpu, buffer: &wgpu::Buffer) -> Vec<u8> {
     let copy = readback(gpu, buffer.size());
     let mut encoder = gpu.device.create_command_encoder(&Default::default());
     encoder.copy_buffer_to_buffer(buffer, 0, &copy, 0, buffer.size());

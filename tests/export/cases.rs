@@ -5,7 +5,7 @@ use wgtq::export::Variant;
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::kernels::{
     dequantize_kv, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_k_and_v, quantize_kv,
+    quantize_k_and_v, quantize_kv, store_kv,
 };
 use wgtq::oracle;
 use wgtq::oracle::dequantize_kv::PackedRows;
@@ -66,7 +66,10 @@ fn integers<const N: usize>(fields: [(&'static str, u32); N]) -> Fields<'static>
 pub fn all() -> Vec<Case> {
     let [k, v] = codecs();
     let cases = [rotation(), encode(k), decode(v), attend_packed(), attend_dense(), reduce()];
-    cases.into_iter().chain([encode(v), decode(k), encode_both(), attend_tiles()]).collect()
+    cases
+        .into_iter()
+        .chain([encode(v), decode(k), encode_both(), store(), attend_tiles()])
+        .collect()
 }
 
 fn rotation() -> Case {
@@ -150,6 +153,31 @@ fn encode_both() -> Case {
             let v = v.judge(&v_want, &out["v_packed"], &floats(out, "v_norms"));
             if k.pass() { v } else { k }
         }),
+    }
+}
+
+fn store() -> Case {
+    let (encoder, x) = encoded(codecs()[0], 13);
+    let case = parity::store_kv::Case {
+        head_dim: head_dim(),
+        kv_type: KvType::F16,
+        num_kv_heads: KV_HEADS,
+        num_tokens: encoder.num_tokens,
+        capacity: CAPACITY,
+        write_pos: encoder.write_pos,
+        sliding: true,
+        amplitude: 1.0,
+        seed: 13,
+    };
+    let want = case.want(&x);
+    Case {
+        variant: Variant::StoreKv(store_kv::Problem {
+            head_dim: case.head_dim,
+            kv_type: case.kv_type,
+        }),
+        fields: encoder_fields(&encoder),
+        inputs: named([("src", bytes(&x)), ("rows", vec![0xa5; SLOTS * D as usize * 2])]),
+        judge: Box::new(move |out| case.judge(&want, &out["rows"])),
     }
 }
 

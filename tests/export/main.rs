@@ -147,6 +147,19 @@ fn fields_are_at_the_offsets_of_the_rust_structs() {
             }
         ),
         block!(
+            "store_kv",
+            QuantizeKvParams {
+                head_dim,
+                num_kv_heads,
+                write_pos,
+                cache_capacity,
+                is_sliding,
+                scale_factor_d512,
+                rms_probe_enabled,
+                num_tokens,
+            }
+        ),
+        block!(
             "dequantize_kv",
             DequantizeKvParams {
                 head_dim,
@@ -252,6 +265,7 @@ fn launch(variant: &Variant, plan: &Plan, fields: &Fields<'_>, caps: &Caps) -> L
         Variant::Fwht(p) => p.launch(&params(contract, fields), caps, language),
         Variant::QuantizeKv(p) => p.launch(&params(contract, fields), caps, language),
         Variant::QuantizeKAndV(p) => p.launch(&params(contract, fields), caps, language),
+        Variant::StoreKv(p) => p.launch(&params(contract, fields), caps),
         Variant::DequantizeKv(p) => p.launch(&params(contract, fields), caps),
         Variant::FlashAttnVecTq(p) => {
             let (num_heads, num_kv_heads) = (integer("n_heads"), integer("n_kv_heads"));

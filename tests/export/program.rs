@@ -44,6 +44,22 @@ fn export_writes_code_and_contract_side_by_side() {
     }
 }
 
+/// For people: lines that fit a terminal, and names that can be copied.
+#[test]
+fn the_table_of_an_export_breaks_no_file_name() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let out = folder.path().to_str().unwrap();
+    let flags = ["kernels", "export", "--target", "spirv", "--head-dim", "128", "--ratio", "4"];
+    let output = wgtq(&[&flags[..], &["--subgroup-size", "32", "--out", out]].concat());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.lines().all(|line| line.len() <= 100), "{table}");
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        assert_eq!(table.contains(&name), name.ends_with(".spv"), "{name}: {table}");
+    }
+    assert!(!table.contains("capability "), "{table}");
+}
+
 /// Attention for each K width with each V width; every other kernel once for each width of either.
 #[test]
 fn export_takes_k_and_v_widths_apart() {

@@ -12,4 +12,5 @@ mod flash_attn_vec_tq;
 mod fwht;
 mod quantize_k_and_v;
 mod quantize_kv;
+mod store_kv;
 mod support;

@@ -1,4 +1,4 @@
-//! Causal attention in f32 over rows in memory, and the store of such rows.
+//! Causal attention over rows in memory, in the type that they have, and the store of such rows.
 
 use candle_core::{D, Device, Tensor};
 
@@ -39,7 +39,7 @@ pub fn attend(shape: &Shape, q: &Tensor, [k, v]: &[Tensor; 2]) -> Result<Tensor>
     let q = by_head(q)?.reshape((kv_heads, rows, d))?;
     let scores = q.matmul(&by_head(k)?.t()?)?.affine(shape.scale().into(), 0.0)?;
     let scores = scores.reshape((heads, tokens, stored))?;
-    let scores = scores.broadcast_add(&causal_mask(tokens, stored)?)?;
+    let scores = scores.broadcast_add(&causal_mask(tokens, stored)?.to_dtype(scores.dtype())?)?;
     let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
     let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
     let out = weights.reshape((kv_heads, rows, stored))?.matmul(&by_head(v)?)?;

@@ -1,4 +1,4 @@
-//! The reference: an unquantised f32 cache on the CPU.
+//! The reference: an unquantised cache on the CPU.
 
 use candle_core::Tensor;
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use wgtq::cache::{Config, Io, KvCache, LayerConfig, LayerIo, Storage};
-use wgtq::codec::{KeyFormat, KvFormat, Rotation};
+use wgtq::codec::{KvFormat, Rotation};
 use wgtq::driver::DriverError;
 use wgtq::gpu::device::{self, Selection};
 use wgtq::wgpu;
@@ -46,7 +46,7 @@ impl Gpu {
             num_heads: shape.num_heads,
             num_kv_heads: shape.num_kv_heads,
             head_dim: shape.head_dim,
-            format: KvFormat { k: KeyFormat::Tq(bits.k), v: bits.v },
+            format: KvFormat { k: bits.k, v: bits.v },
             rotation: Rotation::Plain,
             norm_correction,
             capacity,
@@ -61,7 +61,7 @@ impl Gpu {
         let buffers = gpu.scoped(|| Buffers::new(&gpu.device, shape, capacity))?;
         let layers = (0..shape.layers).map(|layer| cache.bind(&gpu.device, layer, buffers.io()));
         let layers = gpu.scoped(|| layers.collect::<wgtq::Result<_>>())??;
-        let bytes_per_token = cache.bytes()?.per_token;
+        let bytes_per_token = cache.bytes().per_token;
         Ok(Self { gpu, cache, layers, buffers, bytes_per_token })
     }
 
@@ -81,7 +81,7 @@ impl Gpu {
     }
 
     fn upload(&self, buffer: &wgpu::Buffer, rows: &Tensor) -> Result<()> {
-        let values = rows.flatten_all()?.to_vec1::<f32>()?;
+        let values = rows.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>()?;
         self.gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&values));
         Ok(())
     }
@@ -160,7 +160,7 @@ impl Attention for Gpu {
         }
         let out = self.mapped(&self.buffers.read_back, out_bytes)?;
         let out: Vec<f32> = bytemuck::pod_collect_to_vec(&out);
-        Ok(Tensor::from_vec(out, (tokens, heads * d), &Device::Cpu)?)
+        Ok(Tensor::from_vec(out, (tokens, heads * d), &Device::Cpu)?.to_dtype(q.dtype())?)
     }
 
     fn bytes_per_token(&self) -> u64 {

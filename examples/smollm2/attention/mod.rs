@@ -10,13 +10,13 @@ mod stored;
 use std::str::FromStr;
 
 use candle_core::Tensor;
-use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
+use wgtq::codec::{Bits, Codec, HeadDim, KeyFormat, KvCodec, Rotation};
 use wgtq::gpu::device::Selection;
 
 use crate::error::{ModelError, Result};
 pub use exact::Exact;
 pub use gpu::Gpu;
-pub use oracle::Oracle;
+pub use oracle::{Oracle, stored_bits};
 #[cfg(test)]
 pub use stored::Stored;
 
@@ -62,12 +62,12 @@ pub trait Attention {
     fn bytes_per_token(&self) -> u64;
 }
 
-/// The widths of K and V codes.
+/// How K and V are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BitPair {
-    /// Of K.
-    pub k: Bits,
-    /// Of V.
+    /// K: the width of a code, or floats.
+    pub k: KeyFormat,
+    /// V: the width of a code.
     pub v: Bits,
 }
 
@@ -81,11 +81,11 @@ pub struct Coding {
 }
 
 impl Coding {
-    /// The codecs of K and V.
-    pub fn codecs(self, head_dim: HeadDim) -> [Codec; 2] {
+    /// The codec of K and V.
+    pub const fn codec(self, head_dim: HeadDim) -> KvCodec {
+        let BitPair { k, v } = self.bits;
         let norm_correction = self.norm_correction;
-        [self.bits.k, self.bits.v]
-            .map(|bits| Codec { norm_correction, ..Codec::new(head_dim, bits, Rotation::Plain) })
+        KvCodec { k, v: Codec { norm_correction, ..Codec::new(head_dim, v, Rotation::Plain) } }
     }
 }
 
@@ -106,14 +106,15 @@ impl BitPair {
     /// Every pair that gives K at least the bits of V, widest first.
     pub fn all() -> Vec<Self> {
         let widths: Vec<Bits> = (1..=8).rev().filter_map(|b| Bits::new(b).ok()).collect();
-        let pairs = widths.iter().flat_map(|&k| widths.iter().map(move |&v| Self { k, v }));
-        pairs.filter(|p| p.k >= p.v).collect()
+        let pairs = widths.iter().flat_map(|&k| widths.iter().map(move |&v| (k, v)));
+        let of = |(k, v)| Self { k: KeyFormat::Tq(k), v };
+        pairs.filter(|(k, v)| k >= v).map(of).collect()
     }
 }
 
 impl std::fmt::Display for BitPair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}", self.k.get(), self.v.get())
+        write!(f, "{}/{}", self.k, self.v)
     }
 }
 
@@ -125,8 +126,13 @@ impl FromStr for BitPair {
             let number = text.parse().map_err(|_| format!("need a number, found {text:?}"))?;
             Bits::new(number).map_err(|e| e.to_string())
         };
-        let (k, v) = text.split_once('/').ok_or("need K bits / V bits, as in 4/4")?;
-        Ok(Self { k: bits(k)?, v: bits(v)? })
+        let (k, v) = text.split_once('/').ok_or("need K bits / V bits, as in 4/4 or f16/4")?;
+        let k = match k {
+            "f16" => KeyFormat::F16,
+            "f32" => KeyFormat::F32,
+            width => KeyFormat::Tq(bits(width)?),
+        };
+        Ok(Self { k, v: bits(v)? })
     }
 }
 
@@ -134,9 +140,9 @@ impl FromStr for BitPair {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// f32 cache on the CPU
+    /// Unquantised cache on the CPU
     Exact,
-    /// K and V through wgtq's codec on the CPU, then f32 attention
+    /// K and V through wgtq's codec on the CPU, then unquantised attention
     Oracle,
     /// wgtq's kernels on a GPU
     Gpu,

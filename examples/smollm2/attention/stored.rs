@@ -39,7 +39,8 @@ struct Side {
 impl Stored {
     /// The rows of a snapshot, which were encoded as `coding` says.
     pub fn new(shape: Shape, coding: Coding, snapshot: &Snapshot<'_>) -> Self {
-        let [k, v] = coding.codecs(shape.head_dim);
+        let codec = coding.codec(shape.head_dim);
+        let [k, v] = [codec.key_codec().expect("a packed K"), codec.v];
         let side = |codec, packed: &[u8], norms: &[u8]| Side {
             codec,
             kv_heads: shape.num_kv_heads,
@@ -50,7 +51,7 @@ impl Stored {
         let layers: Vec<Layer> = snapshot
             .layers()
             .map(|rows| {
-                let k = side(k, rows.k_packed, rows.k_norms);
+                let k = side(k, rows.k, rows.k_norms);
                 Layer { sides: [k, side(v, rows.v_packed, rows.v_norms)], seen: 0 }
             })
             .collect();

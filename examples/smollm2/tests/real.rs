@@ -22,22 +22,22 @@ fn text(model: &Model, tokens: usize) -> Vec<u32> {
 /// An independent program computed these on the first 512 tokens: K/V bits, perplexity over that of
 /// the unquantised cache, mean KL, share of equal likeliest tokens.
 ///
-/// Quantisation is not continuous: one part in a million at the input flips codes, and later layers
-/// amplify that. Over six such runs (`measure --repeats 6`) the ratio has standard deviations of
-/// .001, .007, .020 and .015 at these widths; the tolerances are three of them, at 8/8 of the two
-/// programs' code tables as well.
+/// Quantisation is not continuous: what rounding turns early, later layers amplify. The model runs in
+/// f64, so that next to nothing is turned here. Over six runs that differ by a millionth at the input
+/// (`measure --repeats 6`) the ratio has standard deviations of .001, .006, .004 and .059 at these
+/// widths.
 #[test]
 #[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
 fn perplexity_is_the_independent_programs() {
-    let model = model();
+    let model = model().in_f64().unwrap();
     let tokens = text(&model, 512);
     let measurement = Measurement::new(&model, &tokens, 1).unwrap();
     let exact = measurement.exact_perplexity();
-    assert!((exact - 18.8328).abs() < 1e-3, "unquantised: {exact}");
+    assert!((exact - 18.8328).abs() < 1e-4, "unquantised: {exact}");
     for (pair, ratio, ratio_tolerance, kl, kl_tolerance, top1) in [
         ("8/8", 0.9987, 0.01, 0.0010, 0.0005, 0.973),
-        ("8/4", 1.006, 0.021, 0.014, 0.003, 0.934),
-        ("4/4", 1.132, 0.060, 0.133, 0.013, 0.842),
+        ("8/4", 1.006, 0.01, 0.014, 0.003, 0.934),
+        ("4/4", 1.132, 0.01, 0.133, 0.013, 0.842),
         ("3/3", 1.578, 0.045, 0.449, 0.045, 0.670),
     ] {
         let row = measurement.row(Kind::Oracle, bits(pair)).unwrap();
@@ -92,36 +92,30 @@ fn codec_error(input: &Input) -> f64 {
     wgtq::metrics::compare(&decoded, &want.unwrap(), 64).unwrap().nrmse
 }
 
-/// The commands in tests/data/README.md give the committed captures: up to rounding everywhere, and
-/// bit for bit where products are summed as on the processor that made them.
+/// The commands in tests/data/README.md give the committed captures up to rounding: matrix products
+/// are summed in another order on another processor.
 #[test]
 #[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
 fn committed_captures_are_this_models() {
     let model = model();
+    let rows = |step: &Step| [step.q.clone(), values(&step.k), values(&step.v)];
+    let recorded = |tokens: u32, layer| {
+        rows(&Step::record(&model, &text(&model, tokens as usize), layer).unwrap())
+    };
     for (name, capture) in committed_captures() {
-        let ids = text(&model, capture.input.params.kv_seq_len as usize);
-        let step = Step::record(&model, &ids, capture.layer).unwrap();
-        let rows = |step: &Step| [step.q.clone(), values(&step.k), values(&step.v)];
-        for (got, want) in rows(&step).iter().zip(rows(&capture.step)) {
-            let error = nrmse(got, &want);
+        let tokens = capture.input.params.kv_seq_len;
+        let want = rows(&capture.step);
+        for (got, want) in recorded(tokens, capture.layer).iter().zip(&want) {
+            let error = nrmse(got, want);
             assert!(error < 1e-5, "{name}: {error:e}");
         }
-        if fused_multiply_add() {
-            capture.is_written_by(&step);
-        }
+        let other = nrmse(&recorded(tokens, capture.layer + 1)[1], &want[1]);
+        assert!(other > 0.1, "{name}, the next layer's K: {other:e}");
     }
 }
 
 fn values(rows: &Tensor) -> Vec<f32> {
     rows.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-/// Whether matrix products round as they did for the captures.
-fn fused_multiply_add() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("fma");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
 }
 
 /// A prompt with one likely continuation, three in four, so that no rounding and no codec turns it.
@@ -144,9 +138,23 @@ fn everybody_continues_a_clear_prompt_alike() {
     }
 }
 
-/// Rounding flips codes, so the two runs part; what a pair of widths costs must still be the same.
-/// Standard deviations of the ratio are those of `perplexity_is_the_independent_programs`; the
-/// difference of two runs has sqrt(2) of one.
+/// Whether two rows differ by more than their runs scatter, in ratio and in divergence: six
+/// standard errors, which chance exceeds once in a thousand at four runs each.
+fn differ(a: &Row, b: &Row) -> [bool; 2] {
+    let beyond = |x: f64, y: f64, sds: [Option<f64>; 2]| {
+        let variance: f64 = sds.map(|sd| sd.unwrap().powi(2)).iter().sum();
+        (x - y).abs() > 6.0 * (variance / RUNS as f64).sqrt()
+    };
+    [
+        beyond(a.ratio, b.ratio, [a.ratio_sd, b.ratio_sd]),
+        beyond(a.mean_kl, b.mean_kl, [a.mean_kl_sd, b.mean_kl_sd]),
+    ]
+}
+
+const RUNS: u64 = 4;
+
+/// Rounding flips codes, so runs on a GPU and by the oracle part; what a pair of widths costs on
+/// average must still be the same, and must not be what another pair costs.
 #[test]
 #[ignore = "needs the model: sh examples/smollm2/fetch.sh"]
 fn bits_cost_on_a_gpu_what_they_cost_the_oracle() {
@@ -155,13 +163,14 @@ fn bits_cost_on_a_gpu_what_they_cost_the_oracle() {
     }
     let model = model();
     let tokens = text(&model, 512);
-    let measurement = Measurement::new(&model, &tokens, 1).unwrap();
-    for (pair, deviation) in [("8/8", 0.001), ("8/4", 0.007), ("4/4", 0.020)] {
-        let row = |kind| measurement.row(kind, bits(pair)).unwrap();
-        let (gpu, oracle) = (row(Kind::Gpu), row(Kind::Oracle));
-        let tolerance = 3.0 * std::f64::consts::SQRT_2 * deviation;
-        assert!((gpu.ratio - oracle.ratio).abs() < tolerance, "{pair}: {gpu:?} {oracle:?}");
-        assert!((gpu.mean_kl / oracle.mean_kl - 1.0).abs() < 0.25, "{pair}: {gpu:?} {oracle:?}");
+    let measurement = Measurement::new(&model, &tokens, RUNS).unwrap();
+    let rows = |kind| ["8/8", "8/4", "4/4"].map(|pair| measurement.row(kind, bits(pair)).unwrap());
+    let (gpu, oracle) = (rows(Kind::Gpu), rows(Kind::Oracle));
+    for (gpu, oracle) in gpu.iter().zip(&oracle) {
+        assert_eq!(differ(gpu, oracle), [false; 2], "{gpu:?} {oracle:?}");
+    }
+    for (gpu, other) in gpu.iter().zip(&oracle[1..]) {
+        assert!(differ(gpu, other)[1], "{gpu:?} {other:?}");
     }
 }
 
