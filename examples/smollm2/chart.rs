@@ -89,6 +89,7 @@ mod tests {
             ratio: 1.0,
             ratio_sd: None,
             mean_kl: 0.0,
+            mean_kl_sd: None,
             top1_agreement: 1.0,
             seconds: 0.0,
         };

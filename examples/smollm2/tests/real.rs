@@ -7,6 +7,7 @@ use wgtq::params::FlashAttnVecParams;
 
 use super::*;
 use crate::generate::Greedy;
+use crate::measure::Row;
 use crate::model::default_path;
 
 fn model() -> Model {
