@@ -97,7 +97,7 @@ fn the_kept_reports_are_valid_and_every_point_was_right() {
         include_str!("data/bench-h100-xs.json"),
         include_str!("data/bench-h100-rows.json"),
         include_str!("data/bench-h100-mat.json"),
-        include_str!("data/bench-h100-mat-splits.json"),
+        include_str!("data/bench-h100-mat-gl.json"),
     ] {
         let report: Value = serde_json::from_str(text).unwrap();
         validate(&report);

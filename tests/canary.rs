@@ -314,7 +314,7 @@ const ON_MATRICES: &[(&str, &str, &str)] = &[
     ("flash_attn_mat_tq", "min(position, end - 1u)", "min(position, end)"),
     ("flash_attn_mat_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_mat_tq", "&weights[block * WEIGHTS]", "&weights[0]"),
-    ("flash_attn_mat_tq", "i * ROW_LANES] = x;", "i] = x;"),
+    ("flash_attn_mat_tq", "i * ROW_LANES] = decoded[i];", "i] = decoded[i];"),
 ];
 
 #[test]

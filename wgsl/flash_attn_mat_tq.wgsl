@@ -178,12 +178,16 @@ fn main(
         // as soon as their registers are free.
         var score = Sum();
         for (var turn = 0u; turn < TURNS; turn++) { // unroll
+            var decoded = array<vec4<f16>, TURN_VECS>();
             for (var l = 0u; l < LOADS; l++) { // unroll
                 for (var i = 0u; i < TURN_VECS; i++) { // unroll
                     let bit = 4u * (turn * TURN_VECS + i) * K_BITS;
                     let words = vec2(codes.k[l][bit / 32u], codes.k[l][min(bit / 32u + 1u, K_WORDS - 1u)]);
                     let x = vec4<f16>(centroids(four_codes(words, bit % 32u, K_BITS), K_BITS, 0u));
-                    strips[put + l * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = x;
+                    decoded[i] = x;
+                }
+                for (var i = 0u; i < TURN_VECS; i++) { // unroll
+                    strips[put + l * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = decoded[i];
                 }
             }
             if (turn == TURNS - 1u) {
@@ -268,12 +272,16 @@ fn main(
         let block = position_group * NORMS_PER_POS + row_subgroup * NORMS_PER_POS / ROW_SUBGROUPS;
         let weighed = coopLoadT<Left>(&weights[block * WEIGHTS], WEIGHT_PITCH);
         for (var turn = 0u; turn < TURNS; turn++) { // unroll
+            var decoded = array<vec4<f16>, TURN_VECS>();
             for (var l = 0u; l < LOADS; l++) { // unroll
                 for (var i = 0u; i < TURN_VECS; i++) { // unroll
                     let bit = 4u * (turn * TURN_VECS + i) * V_BITS;
                     let words = vec2(codes.v[l][bit / 32u], codes.v[l][min(bit / 32u + 1u, V_WORDS - 1u)]);
                     let x = vec4<f16>(centroids(four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE));
-                    strips[put + l * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = x;
+                    decoded[i] = x;
+                }
+                for (var i = 0u; i < TURN_VECS; i++) { // unroll
+                    strips[put + l * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = decoded[i];
                 }
             }
             if (turn == TURNS - 1u) {

@@ -196,15 +196,15 @@ fn show_attention(report: &Report) {
     let msl = report.points.iter().any(|p| p.leg == LegName::Msl.as_str());
     let mut header = vec![
         "shape",
-        "positions",
+        "n",
         "K/V",
         "leg",
-        "splits",
+        "nwg",
         "us",
         "p10..p90",
         "attn+merge",
         "GB/s",
-        "% copy",
+        "%copy",
         "x f16",
     ];
     header.push(if msl { "/ MSL" } else { "/ trusted" });
@@ -214,9 +214,9 @@ fn show_attention(report: &Report) {
     }
     super::print(&table.to_string());
     super::print(
-        "us: median of a call, merge included; attn+merge: each dispatch alone; x f16: time of dense \
-         f16\non the same leg over this one; / MSL, / trusted: this time over that leg's. The last KV \
-         head was\nverified at every point.",
+        "n: positions, in nwg splits. us: median of a call, merge included; attn+merge: each dispatch \
+         alone;\nx f16: time of dense f16 on the same leg over this one; / MSL, / trusted: this time \
+         over that leg's.\nThe last KV head was verified at every point.",
     );
 }
 

@@ -47,8 +47,10 @@ const SUBGROUP: u32 = 32;
 /// Positions of a matrix.
 const BLOCK: u32 = 16;
 /// Workgroups that fill a large device: three on each of 132 multiprocessors, which is what their
-/// registers allow.
-const WORKGROUPS: u32 = 396;
+/// registers allow with codes of up to four bits.
+const NARROW_WORKGROUPS: u32 = 396;
+/// The same with wider codes: two.
+const WIDE_WORKGROUPS: u32 = 264;
 /// Fewest positions of a split.
 const SPLIT_POSITIONS: u32 = 64;
 
@@ -154,7 +156,9 @@ impl Problem {
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32) -> Result<u32> {
         let (_, groups_per_kv) = self.groups()?;
-        let fill = WORKGROUPS / self.num_kv_heads.saturating_mul(groups_per_kv).max(1);
+        let narrow = self.k_bits.max(self.codec.bits) <= Bits::B4;
+        let workgroups = if narrow { NARROW_WORKGROUPS } else { WIDE_WORKGROUPS };
+        let fill = workgroups / self.num_kv_heads.saturating_mul(groups_per_kv).max(1);
         let fewest = SPLIT_POSITIONS.max(self.position_groups() * BLOCK);
         Ok(visible.div_ceil(fewest).clamp(1, fill.clamp(1, MAX_SPLITS)))
     }
