@@ -292,7 +292,7 @@ fn gates_fail_on_broken_kernels() {
     let contract = |stem| *wgtq::kernels::ALL.iter().find(|c| c.stem == stem).unwrap();
     for (gate, stem, from, to) in [
         (Gate::GateRoundTripIdentity, "quantize_kv", "encode_scale(norm,", "encode_scale(-norm,"),
-        (Gate::GateRoundTripIdentity, "fwht", "* INV_SQRT_HEAD_DIM", "* 0.062"),
+        (Gate::GateRoundTripIdentity, "fwht", ", INV_SQRT_HEAD_DIM)", ", 0.062)"),
         (Gate::GateMultistepSelfCheck, "flash_attn_vec_tq", "params.ring_start, ", "0u, "),
     ] {
         let original = contract(stem).wgsl;
