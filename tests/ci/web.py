@@ -20,7 +20,8 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-KERNELS = {path.stem for path in (ROOT / "wgsl").glob("*.wgsl")}
+# Browsers have no cooperative matrices.
+KERNELS = {path.stem for path in (ROOT / "wgsl").glob("*.wgsl") if "coopLoad" not in path.read_text()}
 HEAD_DIMS = {"d64", "d128", "d256", "d512"}
 # One case of each kernel at each head dim.
 FEWEST = 100_000
