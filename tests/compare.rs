@@ -131,8 +131,14 @@ fn a_vanished_row_is_a_regression_unless_its_leg_did_not_run() {
     assert_eq!((code, &comparison["regressions"]), (1, &json!(1)));
     check_first(&comparison, "vanished", &name);
 
+    // A skipped row said nothing.
+    let (mut skipped, mut b) = (golden_value(), b);
+    pick(&mut skipped).0["status"] = json!("skipped");
+    let (code, comparison) = compare(&skipped, &b, &[]);
+    assert_eq!((code, &comparison["regressions"]), (0, &json!(0)));
+
     // Without a compiler, the second machine has neither the leg nor its pairs.
-    let mut b = golden_value();
+    b = golden_value();
     let legs = b["legs"].as_array_mut().unwrap();
     let host = legs.iter_mut().find(|l| l["label"] == "msl-host").unwrap();
     (host["available"], host["reason"]) = (json!(false), json!("no clang here"));

@@ -6,7 +6,8 @@
 //!
 //! * **Status**: it got worse, in the order of [`Status`].
 //! * **Vanished**: the row is not in the second report, although its legs ran there. Rows of
-//!   a leg that did not run are counted and the leg is named, with its reason.
+//!   a leg that did not run are counted and the leg is named, with its reason. A skipped row said
+//!   nothing, so nothing vanishes with it.
 //! * **Error**: it is more than [`FACTOR`] times what it was *and* grew by more than [`SHARE`] of
 //!   the tolerance (the smaller, if the reports differ), or it is no longer a number. Errors of f32
 //!   kernels depend on the order of sums and on fused multiply-adds. One rounding in place of two
@@ -160,6 +161,7 @@ pub fn compare(a: Source, b: Source, options: &Options) -> Result<Comparison, Co
         match (new.get(key), b.missing_leg(key)) {
             (Some(now), _) => changes.push(both(key, row, now, options)),
             (None, Some((leg, reason))) => count_missing(&mut missing, leg, reason),
+            (None, None) if row.status == Status::Skipped => {}
             (None, None) => changes.push(one(key, What::Vanished, Some(row), None)),
         }
     }
