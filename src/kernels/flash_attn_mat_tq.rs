@@ -3,7 +3,7 @@
 //! For many query heads a KV head, where f32 multiply-adds are what an f32 kernel waits for.
 
 use super::flash_attn_vec_tq::{self, Problem as VecProblem};
-use super::{codebook_constants, head_dim_constants, kernel};
+use super::{head_dim_constants, kernel};
 use crate::codec::{Bits, Codec};
 use crate::contract::{Caps, Contract, Language, Launch, Plan, constant};
 use crate::error::{Error, Result};
@@ -95,15 +95,9 @@ impl Problem {
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
         let (group, groups_per_kv) = self.groups()?;
         let (k, v, head_dim) = (self.k_bits, self.codec.bits, self.codec.head_dim);
-        let mut widths = vec![k, v];
-        widths.dedup();
-        let levels: u32 = widths.iter().map(|b| b.levels() as u32).sum();
         let mut constants = head_dim_constants(head_dim);
-        constants.extend(codebook_constants(head_dim, &widths));
+        constants.extend(self.f32().codebooks());
         constants.extend([
-            constant("K_BITS", k.get()),
-            constant("V_BITS", v.get()),
-            constant("V_BASE", levels - v.levels() as u32),
             constant("GQA", self.num_heads / self.num_kv_heads),
             constant("GROUP", group),
             constant("GROUPS_PER_KV", groups_per_kv),
@@ -127,7 +121,7 @@ impl Problem {
             constants,
             pieces,
             workgroup_size: THREADS,
-            workgroup_bytes: self.workgroup_bytes(levels),
+            workgroup_bytes: self.workgroup_bytes(self.f32().levels()),
             subgroups: true,
             matrices: language == Language::Wgsl,
         };

@@ -98,11 +98,13 @@ impl Problem {
         widths
     }
 
-    fn levels(&self) -> u32 {
+    /// Their levels: the length of what [`Self::codebooks`] puts into workgroup memory.
+    pub(super) fn levels(&self) -> u32 {
         self.widths().iter().map(|b| b.levels() as u32).sum()
     }
 
-    fn codebooks(&self) -> Vec<Constant> {
+    /// Constants of `shared/codebook` for K and V.
+    pub(super) fn codebooks(&self) -> Vec<Constant> {
         let base = self.levels() - self.codec.bits.levels() as u32;
         let mut constants = codebook_constants(self.codec.head_dim, &self.widths());
         constants.push(constant("K_BITS", self.k_bits.get()));
