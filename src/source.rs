@@ -75,6 +75,7 @@ const PIECES: &[(&str, &str, &str)] = &[
     piece!("octets"),
     piece!("scores"),
     piece!("attention"),
+    piece!("attend"),
     piece!("row_sum_subgroup", wgsl),
     piece!("row_sum_workgroup", wgsl),
     piece!("k_words", wgsl),

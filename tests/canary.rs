@@ -183,8 +183,9 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("store_kv", "pack2x16float(x.zw)", "pack2x16float(x.xy)"),
     ("store_kv", "params.num_tokens - token >", "params.num_tokens - token + 1u >"),
     ("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
-    ("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
-    ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
+    ("flash_attn_vec_tq", "query[h * VECS + i] = q[", "query[h * VECS] = q["),
+    ("flash_attn_vec_tq", "base + TILE, end, kv_head)", "base, end, kv_head)"),
+    ("flash_attn_vec_tq", "rescale(in, owned, &running);", ""),
     (
         "flash_attn_vec_tq",
         "min(begin + span, params.kv_seq_len)",

@@ -139,7 +139,8 @@ impl Problem {
         constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
         constants.push(constant("WEIGHT_FLOOR", weight_floor));
-        let mut pieces = vec!["codebook", "scores", "attention", groups.exchange(language)];
+        let mut pieces =
+            vec!["codebook", "scores", "attention", groups.exchange(language), "attend"];
         if language == Language::Wgsl {
             let pick = |bits: Bits, [words, pairs, vectors]: [&'static str; 3]| match self
                 .codec

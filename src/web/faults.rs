@@ -22,7 +22,7 @@ const FAULTS: [Fault; 9] = [
     fault("quantize_k_and_v", "packed_word(local_row, w, V", "packed_word(local_row, 0u, V"),
     fault("store_kv", "* QUADS + i % QUADS", "* QUADS + i / QUADS"),
     fault("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
-    fault("flash_attn_vec_tq", "query[h * VECS + i], scores", "query[h * VECS], scores"),
+    fault("flash_attn_vec_tq", "query[h * VECS + i] = q[", "query[h * VECS] = q["),
     fault("flash_attn_vec", "sum[h] *= rescale", "sum[h] /= rescale"),
     fault("flash_attn_vec_reduce", "total / sum", "total * sum"),
     fault("flash_attn_tile", "sum[r] *= rescale", "sum[r] /= rescale"),

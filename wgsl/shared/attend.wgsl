@@ -1,0 +1,212 @@
+// Attention of row groups over packed K and V: the phases of the loop over positions, for the
+// entry points that have one.
+//
+// The entry point has the parameters, the bindings and the barriers; see shared/attention.wgsl for
+// row groups. Each handles ROWS positions at a time, a tile, and reads the next one before it
+// computes. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes.
+
+const K_LANE_BITS = COORDS * K_BITS;
+const V_LANE_BITS = COORDS * V_BITS;
+const K_WORDS = (K_LANE_BITS + 31u) / 32u; // words that hold a lane's codes of one row
+const V_WORDS = (V_LANE_BITS + 31u) / 32u;
+const K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
+const V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
+const TILE = ROW_GROUPS * ROWS; // positions that a workgroup handles at a time
+
+const BLOCK_LANES = LANES / NORMS_PER_POS; // lanes whose coordinates share a norm
+const SCORES = ROWS * GROUP_PAD;           // of a row group in one tile
+const OWNERS = min(SCORES, BLOCK_LANES);   // lanes that share the scores of a row group
+const OWNED = SCORES / OWNERS;             // scores of each
+const HEADS_OWNED = max(1u, GROUP_PAD / OWNERS); // query heads of these
+
+// Arrays of a lane, by their length: K_WORDS and V_WORDS codes of a row, GROUP * VECS vectors of
+// query heads [head][coord / 4], SCORES its own part of scores [row][head], OWNED, GROUP_PAD one of
+// each query head. Without aliases: for HLSL, naga defines the zero of two aliases of a type twice.
+
+// Rounds in which owned values are put.
+const BLOCKS_ROUND = 0u;
+const MAXIMA_ROUND = 1u;
+const WEIGHTS_ROUND = 2u;
+const EXCHANGE_ROUNDS = 3u;
+
+const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
+const SUM_ROWS = ROWS;  // sums of a query head that a row group hands to the merge
+
+// What a lane reads of a tile.
+struct Tile {
+    k: array<array<u32, K_WORDS>, ROWS>,
+    v: array<array<u32, V_WORDS>, ROWS>,
+    k_norms: array<f32, OWNED>,
+    v_norms: array<f32, OWNED>,
+}
+
+// What a lane carries from tile to tile.
+struct Running {
+    top: array<f32, GROUP_PAD>,    // running maximum, to within SLACK
+    owned_top: array<f32, OWNED>,  // the same of the owned scores' heads
+    owned_sum: array<f32, OWNED>,
+    acc: array<vec4<f32>, GROUP * VECS>,
+}
+
+// Row of K and V of a position; rows past the end repeat the last one.
+fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
+    let slot = ring_slot(min(position, end - 1u), params.ring_start, params.kv_capacity);
+    return kv_head * params.kv_capacity + slot;
+}
+
+// Reads the tile at `base`, of positions before `end`, which is above 0.
+fn tile_at(tid: u32, base: u32, end: u32, kv_head: u32) -> Tile {
+    let lane = tid % LANES;
+    let first = base + tid / LANES;
+    var tile = Tile();
+    for (var r = 0u; r < ROWS; r++) { // unroll
+        let row = row_at(first + r * ROW_GROUPS, end, kv_head);
+        tile.k[r] = k_words(row, lane);
+        tile.v[r] = v_words(row, lane);
+    }
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        let r = (j * OWNERS + lane % OWNERS) / GROUP_PAD;
+        let row = row_at(first + r * ROW_GROUPS, end, kv_head);
+        tile.k_norms[j] = k_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
+        tile.v_norms[j] = v_norms[row * NORMS_PER_POS + lane / BLOCK_LANES];
+    }
+    return tile;
+}
+
+// Adds the dot product of a and b to sum.
+fn dot_add(a: vec4<f32>, b: vec4<f32>, sum: f32) -> f32 {
+    return fma(a.w, b.w, fma(a.z, b.z, fma(a.y, b.y, fma(a.x, b.x, sum))));
+}
+
+// Before the first tile; `start` is what sums start from.
+fn nothing_seen(start: f32) -> Running {
+    var running = Running();
+    for (var h = 0u; h < GROUP; h++) { // unroll
+        running.top[h] = NO_SCORE;
+        for (var i = 0u; i < VECS; i++) { // unroll
+            running.acc[h * VECS + i] = vec4(start);
+        }
+    }
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        running.owned_top[j] = NO_SCORE;
+        running.owned_sum[j] = start;
+    }
+    return running;
+}
+
+// A lane's own part of the scores, by its coordinates.
+fn lane_scores(
+    tile: ptr<function, Tile>,
+    query: ptr<function, array<vec4<f32>, GROUP * VECS>>,
+) -> array<f32, SCORES> {
+    var scores = array<f32, SCORES>();
+    for (var r = 0u; r < ROWS; r++) { // unroll
+        for (var i = 0u; i < VECS; i++) { // unroll
+            let bit = 4u * i * K_BITS;
+            let words = vec2((*tile).k[r][bit / 32u], (*tile).k[r][min(bit / 32u + 1u, K_WORDS - 1u)]);
+            let x = centroids(four_codes(words, bit % 32u, K_BITS), K_BITS, 0u);
+            for (var h = 0u; h < GROUP; h++) { // unroll
+                scores[r * GROUP_PAD + h] = dot_add(x, (*query)[h * VECS + i], scores[r * GROUP_PAD + h]);
+            }
+        }
+    }
+    return scores;
+}
+
+// Owned sums over a block of coordinates, times the block's norm and the scale.
+fn scaled_sums(tile: ptr<function, Tile>, sums: array<f32, OWNED>) -> array<f32, OWNED> {
+    var owned = sums;
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        owned[j] *= decode_scale((*tile).k_norms[j], params.scale_factor_d512) * params.scale;
+    }
+    return owned;
+}
+
+// Owned scores of the tile at `base` after the softcap, HIDDEN where there is no such score.
+fn visible_scores(tid: u32, base: u32, end: u32, scores: array<f32, OWNED>) -> array<f32, OWNED> {
+    var owned = scores;
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        let v = j * OWNERS + tid % LANES % OWNERS;
+        let visible = base + v / GROUP_PAD * ROW_GROUPS + tid / LANES < end && v % GROUP_PAD < GROUP;
+        owned[j] = select(HIDDEN, soften(owned[j], params.softcap), visible);
+    }
+    return owned;
+}
+
+// Brings what was summed up to the running maximum of the largest scores.
+fn rescale(in: Invocation, owned: array<f32, OWNED>, running: ptr<function, Running>) {
+    var maxima = head_maxima(in, owned);
+    for (var h = 0u; h < GROUP; h++) { // unroll
+        let new_top = max((*running).top[h], maxima[h]);
+        let factor = exp((*running).top[h] - new_top);
+        (*running).top[h] = new_top;
+        for (var i = 0u; i < VECS; i++) { // unroll
+            (*running).acc[h * VECS + i] *= factor;
+        }
+        for (var j = 0u; j < OWNED; j++) { // unroll
+            if ((j * OWNERS + in.tid % LANES % OWNERS) % GROUP_PAD == h) {
+                (*running).owned_sum[j] *= factor;
+                (*running).owned_top[j] = new_top;
+            }
+        }
+    }
+}
+
+// Weights of the owned scores, added to their sums; they take V's norm along.
+fn weigh(
+    tile: ptr<function, Tile>,
+    scores: array<f32, OWNED>,
+    running: ptr<function, Running>,
+) -> array<f32, OWNED> {
+    var owned = scores;
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        let weight = exp(owned[j] - (*running).owned_top[j]);
+        (*running).owned_sum[j] += weight;
+        let kept = select(weight, 0.0, weight < WEIGHT_FLOOR);
+        owned[j] = kept * decode_scale((*tile).v_norms[j], params.scale_factor_d512);
+    }
+    return owned;
+}
+
+// Adds the weighted V rows, with a floor only those that some query head keeps.
+fn add_rows(
+    in: Invocation,
+    tile: ptr<function, Tile>,
+    owned: array<f32, OWNED>,
+    running: ptr<function, Running>,
+) {
+    for (var r = 0u; r < ROWS; r++) { // unroll
+        var weights = array<f32, GROUP_PAD>();
+        var kept = WEIGHT_FLOOR == 0.0;
+        for (var h = 0u; h < GROUP; h++) { // unroll
+            weights[h] = score_get(in, owned, r * GROUP_PAD + h);
+            kept = kept || weights[h] != 0.0;
+        }
+        if (kept) {
+            for (var i = 0u; i < VECS; i++) { // unroll
+                let bit = 4u * i * V_BITS;
+                let words = vec2((*tile).v[r][bit / 32u], (*tile).v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
+                let x = centroids(four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
+                for (var h = 0u; h < GROUP; h++) { // unroll
+                    (*running).acc[h * VECS + i] = fma(vec4(weights[h]), x, (*running).acc[h * VECS + i]);
+                }
+            }
+        }
+    }
+}
+
+// Hands the maxima and sums of a row group to the merge.
+fn merge_put(tid: u32, running: ptr<function, Running>) {
+    let lane = tid % LANES;
+    let row_group = tid / LANES;
+    if (lane < OWNERS) {
+        for (var j = 0u; j < OWNED; j++) { // unroll
+            merge_sum[row_group * SCORES + j * OWNERS + lane] = (*running).owned_sum[j];
+        }
+    }
+    if (lane == 0u) {
+        for (var h = 0u; h < GROUP; h++) { // unroll
+            merge_max[row_group * GROUP_PAD + h] = (*running).top[h];
+        }
+    }
+}
