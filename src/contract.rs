@@ -81,6 +81,9 @@ pub struct Caps {
     /// Whether WGSL may use cooperative matrices of 16x16, f16 in and f32 out, with f16 and subgroup
     /// barriers beside them.
     pub matrices: bool,
+    /// Whether a storage barrier in WGSL orders a workgroup's accesses for the whole device. WGSL
+    /// does not promise it; the SPIR-V, HLSL and GLSL that naga makes of it do.
+    pub storage_fence: bool,
     /// Bytes of workgroup memory.
     pub max_workgroup_storage: u32,
     /// Threads of a workgroup.
@@ -94,6 +97,7 @@ impl Caps {
     pub const WEBGPU: Self = Self {
         subgroup_size: None,
         matrices: false,
+        storage_fence: false,
         max_workgroup_storage: 16 << 10,
         max_workgroup_threads: 256,
         max_workgroups_per_dim: 65_535,
@@ -103,6 +107,7 @@ impl Caps {
     pub const APPLE: Self = Self {
         subgroup_size: Some(32),
         matrices: false,
+        storage_fence: false,
         max_workgroup_storage: 32 << 10,
         max_workgroup_threads: 1024,
         max_workgroups_per_dim: 65_535,
@@ -151,6 +156,9 @@ value_from!(bool => Bool, u32 => U32, f32 => F32, Vec<f32> => F32s, Vec<u32> => 
 const MATRICES: &str =
     "EXPERIMENTAL_COOPERATIVE_MATRIX (16x16, f16 to f32), SHADER_F16 and SUBGROUP_BARRIER";
 
+/// What [`Caps::storage_fence`] stands for, as errors name it.
+const STORAGE_FENCE: &str = "a storage barrier that orders accesses for the whole device";
+
 /// Everything that a pipeline depends on: the outcome of choosing constants for a problem and a
 /// device. Two equal plans make the same pipeline.
 #[derive(Debug, Clone, PartialEq)]
@@ -173,6 +181,8 @@ pub struct Plan {
     pub subgroups: bool,
     /// Whether the text uses what [`Caps::matrices`] stands for.
     pub matrices: bool,
+    /// Whether the text relies on [`Caps::storage_fence`].
+    pub storage_fence: bool,
 }
 
 impl Plan {
@@ -192,6 +202,10 @@ impl Plan {
     pub fn check(&self, caps: &Caps) -> crate::Result<()> {
         if self.matrices && !caps.matrices {
             return Err(crate::Error::Feature { kernel: self.contract.stem, feature: MATRICES });
+        }
+        if self.storage_fence && !caps.storage_fence {
+            let kernel = self.contract.stem;
+            return Err(crate::Error::Feature { kernel, feature: STORAGE_FENCE });
         }
         let limit = |limit, needed: u32, found: u32| {
             if needed <= found {

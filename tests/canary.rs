@@ -2,7 +2,7 @@
 
 use wgtq::codec::{Bits, Codec, HeadDim, Rotation, codebook};
 use wgtq::gpu::device::{Gpu, Selection};
-use wgtq::legs::{Leg as _, LegName, WgpuLeg};
+use wgtq::legs::{LegName, WgpuLeg};
 use wgtq::oracle::quantize_kv::{quantize_kv, stored_norms};
 use wgtq::params::QuantizeKvParams;
 use wgtq::parity::quantize_kv::{CORRECTED_NORM_ULPS, Case};
@@ -310,51 +310,74 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
     outcome.is_ok_and(|o| o.pass())
 }
 
-/// Of the kernels on matrices; `tests/msl.rs` breaks their MSL where no device has any.
-const ON_MATRICES: &[(&str, &str, &str)] = &[
+/// Of the kernels that not every device runs; `tests/msl.rs` breaks their MSL.
+const NATIVE: &[(&str, &str, &str)] = &[
     ("flash_attn_mat_tq", "min(position, end - 1u)", "min(position, end)"),
     ("flash_attn_mat_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_mat_tq", "&weights[block * WEIGHTS]", "&weights[0]"),
     ("flash_attn_mat_tq", "i * ROW_LANES] = decoded[i];", "i] = decoded[i];"),
+    ("flash_attn_decode_tq", "base + TILE, end, kv_head)", "base, end, kv_head)"),
+    ("flash_attn_decode_tq", "t)), INV_SQRT_HEAD_DIM", "t)), 1.0001 * INV_SQRT_HEAD_DIM"),
+    ("flash_attn_decode_tq", "if (SIGN_AFTER)", "if (false)"),
+    ("flash_attn_decode_tq", "pass_wide(get_wide(row, t))", "get_wide(row, t)"),
+    ("flash_attn_decode_tq", "params.nwg - 1u) {", "params.nwg) {"),
+    ("flash_attn_decode_tq", "atomicStore(&scratch[workgroup.x], 0u);", ""),
+    ("flash_attn_decode_tq", "sum += weight * pair.x", "sum += pair.x"),
+    ("flash_attn_decode_tq", "select(two.xy, two.zw, j % 2u == 1u)", "two.xy"),
+    ("flash_attn_decode_tq", "first_head + batch + local_row);", "first_head + local_row);"),
 ];
 
-#[test]
-fn every_kernel_on_matrices_has_a_mutation_and_every_mutation_is_caught() {
-    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
-        return;
-    }
-    for contract in wgtq::kernels::ON_MATRICES {
-        assert!(ON_MATRICES.iter().any(|m| m.0 == contract.stem), "{} has none", contract.stem);
-        assert!(
-            ON_MATRICES.iter().all(|m| m.0 != contract.stem || contract.wgsl.contains(m.1)),
-            "{}: a mutation changes nothing",
-            contract.stem
-        );
-    }
-    let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
-    let mut leg = WgpuLeg::on(LegName::Wgsl, gpu);
-    let case = parity::flash_attn_mat_tq::Case(parity::flash_attn_vec_tq::Case {
-        nwg: 2,
-        ring_start: 60,
-        ..parity::flash_attn_vec_tq::base(HeadDim::ALL[3])
-    });
-    if !leg.caps().matrices {
-        let error = case.run(&mut leg).unwrap_err().to_string();
-        assert!(error.contains("EXPERIMENTAL_COOPERATIVE_MATRIX"), "{error}");
-        return;
-    }
-    for &(stem, from, to) in ON_MATRICES {
-        let wgsl = kernels_text(stem);
-        leg.replace_source(stem, wgsl);
-        assert!(case.run(&mut leg).is_ok_and(|o| o.pass()), "{stem} fails before it is changed");
-        leg.replace_source(stem, &wgsl.replacen(from, to, 1));
-        let passed = case.run(&mut leg).is_ok_and(|o| o.pass());
-        assert!(!passed, "{stem}: {from:?} -> {to:?} was not caught");
+/// Cases of a native kernel, one of which each of its mutations must fail; and what the device lacks
+/// that refuses them.
+fn native(stem: &str) -> (Vec<Box<dyn parity::Case>>, &'static str) {
+    use parity::flash_attn_vec_tq::{Case as Shape, base};
+    match stem {
+        "flash_attn_mat_tq" => {
+            let shape = Shape { nwg: 2, ring_start: 60, ..base(HeadDim::ALL[3]) };
+            (
+                vec![Box::new(parity::flash_attn_mat_tq::Case(shape))],
+                "EXPERIMENTAL_COOPERATIVE_MATRIX",
+            )
+        }
+        "flash_attn_decode_tq" => {
+            let base = base(HeadDim::ALL[3]);
+            let codec = Codec { rotation: Rotation::Srht, ..base.codec };
+            let of = |nwg, after| {
+                let shape = Shape { codec, score_sigma: 4.0, nwg, ..base };
+                Box::new(parity::flash_attn_decode_tq::Case { shape, after })
+            };
+            (vec![of(1, None), of(3, Some(3))], "storage barrier")
+        }
+        other => panic!("no case for {other}"),
     }
 }
 
-fn kernels_text(stem: &str) -> &'static str {
-    wgtq::kernels::ON_MATRICES.iter().find(|c| c.stem == stem).map_or("", |c| c.wgsl)
+#[test]
+fn every_native_kernel_has_a_mutation_and_every_mutation_is_caught() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
+    let mut leg = WgpuLeg::on(LegName::Wgsl, gpu);
+    for contract in wgtq::kernels::NATIVE {
+        let (cases, lacks) = native(contract.stem);
+        let mutations: Vec<_> = NATIVE.iter().filter(|m| m.0 == contract.stem).collect();
+        assert!(!mutations.is_empty(), "{} has none", contract.stem);
+        if let Err(error) = cases[0].run(&mut leg) {
+            assert!(error.to_string().contains(lacks), "{error}");
+            continue;
+        }
+        let mut passes = |text: &str| {
+            leg.replace_source(contract.stem, text);
+            cases.iter().all(|case| case.run(&mut leg).is_ok_and(|o| o.pass()))
+        };
+        assert!(passes(contract.wgsl), "{} fails before it is changed", contract.stem);
+        for (stem, from, to) in mutations {
+            assert!(contract.wgsl.contains(from), "{stem} does not contain {from:?}");
+            let passed = passes(&contract.wgsl.replacen(from, to, 1));
+            assert!(!passed, "{stem}: {from:?} -> {to:?} was not caught");
+        }
+    }
 }
 
 #[test]

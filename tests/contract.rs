@@ -12,8 +12,8 @@ use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use wgtq::contract::{Access, Caps, Contract, Language, Plan, Scalar};
 use wgtq::gpu::{Options, RawKernel};
 use wgtq::kernels::{
-    self, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce,
-    flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
+    self, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec,
+    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
 };
 use wgtq::source::{Target, assemble};
 
@@ -72,6 +72,7 @@ fn plans(language: Language) -> Vec<Plan> {
         }
     }
     plans.extend(on_matrices(language));
+    plans.extend(in_one_dispatch(language, widths));
     plans.into_iter().collect::<Result<_, _>>().unwrap()
 }
 
@@ -87,6 +88,27 @@ fn on_matrices(language: Language) -> Vec<wgtq::Result<Plan>> {
     for head_dim in HeadDim::ALL {
         plans.extend(Bits::ALL.map(|bits| plan(head_dim, bits, Bits::B8, 2)));
         plans.extend([1, 3, 8, 11].map(|heads| plan(head_dim, Bits::B4, Bits::B4, heads)));
+    }
+    plans
+}
+
+/// Plans of decode attention in one dispatch, for devices whose storage barrier orders all of it.
+fn in_one_dispatch(language: Language, widths: &[Option<u32>]) -> Vec<wgtq::Result<Plan>> {
+    let mut plans = Vec::new();
+    for &subgroup_size in widths {
+        let caps = Caps { subgroup_size, storage_fence: true, ..Caps::WEBGPU };
+        for head_dim in HeadDim::ALL {
+            for (num_heads, rotation) in
+                [(1, Rotation::Plain), (3, Rotation::Srht), (11, Rotation::Srht)]
+            {
+                for (k_bits, bits) in [(Bits::B4, Bits::B4), (Bits::B8, Bits::B6)] {
+                    let codec = Codec::new(head_dim, bits, rotation);
+                    let problem =
+                        flash_attn_decode_tq::Problem { k_bits, codec, num_heads, num_kv_heads: 1 };
+                    plans.push(problem.plan(&caps, language));
+                }
+            }
+        }
     }
     plans
 }
@@ -116,7 +138,7 @@ fn parse(plan: &Plan) -> naga::Module {
 fn every_stem_has_its_five_files_and_no_file_is_without_a_kernel() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let stems: BTreeSet<&str> =
-        kernels::ALL.iter().chain(kernels::ON_MATRICES).map(|c| c.stem).collect();
+        kernels::ALL.iter().chain(kernels::NATIVE).map(|c| c.stem).collect();
     for (folder, extension) in [
         ("wgsl", "wgsl"),
         ("msl", "metal"),
@@ -285,11 +307,16 @@ fn every_plan_makes_a_pipeline_on_a_device_that_validates() {
         required_features: wgpu::Features::SUBGROUP,
         ..Default::default()
     });
-    let (plans, on_matrices): (Vec<_>, Vec<_>) =
-        plans(Language::Wgsl).into_iter().partition(|plan| !plan.matrices);
-    for plan in on_matrices {
+    let (native, plans): (Vec<_>, Vec<_>) =
+        plans(Language::Wgsl).into_iter().partition(|plan| plan.matrices || plan.storage_fence);
+    for plan in native {
+        let lacks = if plan.matrices {
+            "EXPERIMENTAL_COOPERATIVE_MATRIX"
+        } else {
+            "a storage barrier that"
+        };
         let error = RawKernel::new(&device, &plan, &Options::default()).unwrap_err().to_string();
-        assert!(error.contains("EXPERIMENTAL_COOPERATIVE_MATRIX"), "{}: {error}", plan.label);
+        assert!(error.contains(lacks), "{}: {error}", plan.label);
     }
     for plan in plans {
         let scope = device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -329,7 +356,7 @@ fn msl_params(text: &str) -> Vec<(String, String)> {
 
 #[test]
 fn msl_has_the_contracts_entry_buffers_and_parameter_block() {
-    for contract in kernels::ALL.iter().chain(kernels::ON_MATRICES) {
+    for contract in kernels::ALL.iter().chain(kernels::NATIVE) {
         let Contract { stem, msl, bindings, params, .. } = contract;
         assert_eq!(msl.matches("kernel void ").count(), 1, "{stem}");
         assert!(msl.contains(&format!("kernel void {stem}(\n")), "{stem}: entry point");
@@ -385,7 +412,7 @@ fn wgsl_and_msl_have_the_same_phases() {
             .map(|l| l.split(':').next().unwrap().to_owned())
             .collect()
     };
-    for contract in kernels::ALL.iter().chain(kernels::ON_MATRICES) {
+    for contract in kernels::ALL.iter().chain(kernels::NATIVE) {
         assert_eq!(phases(contract.wgsl), phases(contract.msl), "{}", contract.stem);
         assert!(!phases(contract.wgsl).is_empty(), "{}", contract.stem);
     }

@@ -19,8 +19,8 @@ use wgtq::legs::{Leg as _, LegName, MslHostLeg, Tape};
 use wgtq::msl::dispatch::{LaneOrder, Mode};
 use wgtq::params::{FlashAttnTileParams, TileSequence};
 use wgtq::parity::{
-    Case, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce,
-    flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
+    Case, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec,
+    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
 };
 
 fn without_clang() -> bool {
@@ -203,6 +203,71 @@ fn packed_attention_on_matrices_is_right_and_clean() {
         let error = cases[0].run(&mut leg).unwrap_err().to_string();
         assert!(error.contains("EXPERIMENTAL_COOPERATIVE_MATRIX"), "{error}");
     }
+}
+
+/// Splits that the last threadgroup merges, query heads that do not fill a group, and the next call on
+/// the same scratch.
+fn decode_cases() -> Vec<flash_attn_decode_tq::Case> {
+    let of = |(i, shape): (usize, flash_attn_vec_tq::Case)| {
+        let rotation = if i % 2 == 0 { Rotation::Srht } else { Rotation::Plain };
+        let shape = flash_attn_vec_tq::Case { codec: Codec { rotation, ..shape.codec }, ..shape };
+        flash_attn_decode_tq::Case { shape, after: (i % 3 == 1).then_some(2) }
+    };
+    let mut shapes = attention_cases();
+    shapes.extend([attention(1, 11, 50, 64, 20, 9), attention(0, 4, 100, 100, 3, 33)]);
+    shapes.into_iter().enumerate().map(of).collect()
+}
+
+/// The native form alone: what naga makes of the WGSL has no fence of device scope, and must say so.
+#[test]
+fn decode_in_one_dispatch_is_right_and_clean() {
+    let cases = decode_cases();
+    check_on(&[LegName::MslHost], &cases);
+    if !without_clang() {
+        let mut leg = MslHostLeg::open(LegName::WgslNagaMsl).unwrap();
+        let error = cases[0].run(&mut leg).unwrap_err().to_string();
+        assert!(error.contains("a storage barrier that orders"), "{error}");
+    }
+}
+
+/// Wrong values, a counter that is left, and barriers between what threads hand to each other.
+#[test]
+fn broken_decode_in_one_dispatch_is_caught() {
+    if without_clang() {
+        return;
+    }
+    let contract = &kernels::flash_attn_decode_tq::CONTRACT;
+    let shape = attention(3, 3, 33, 40, 39, 3);
+    let shape = flash_attn_vec_tq::Case {
+        codec: Codec { rotation: Rotation::Srht, ..shape.codec },
+        ..shape
+    };
+    let case = flash_attn_decode_tq::Case { shape, after: Some(3) };
+    let run = |from: &str, to: &str| {
+        assert!(contract.msl.contains(from), "{from}");
+        let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
+        leg.mode = Mode::CheckStrict;
+        leg.replace_source(contract.stem, &contract.msl.replacen(from, to, 1));
+        let outcome = case.run(&mut leg);
+        (outcome.is_ok_and(|o| o.pass()), leg.findings)
+    };
+    assert_eq!(run("uint lane", "uint lane"), (true, Vec::new()));
+    for (from, to) in [
+        ("params.ring_start", "0u"),
+        ("if (SIGN_AFTER)", "if (false)"),
+        ("params.nwg - 1u) {", "params.nwg) {"),
+        ("atomic_store_explicit(&scratch[workgroup.x], 0u, memory_order_relaxed);", ""),
+        ("sum += weight * pair.x", "sum += pair.x"),
+    ] {
+        let (passed, _) = run(from, to);
+        assert!(!passed, "{from} -> {to}");
+    }
+    let flags = "threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);";
+    let (_, findings) = run(flags, "threadgroup_barrier(mem_flags::mem_device);");
+    assert!(findings.iter().any(|f| f.kind == "missing_fence"), "{findings:?}");
+    let pairs = "            threadgroup_barrier(mem_flags::mem_threadgroup);\n            for (uint first_row";
+    let (_, findings) = run(pairs, "            for (uint first_row");
+    assert!(findings.iter().any(|f| f.kind == "data_race"), "{findings:?}");
 }
 
 /// A wrong value, and each barrier between a simdgroup's own stores and loads.

@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 use anstyle::AnsiColor;
 use wgtq::driver::{DriverError, Outputs, check_writable};
 use wgtq::gpu::device::Selection;
-use wgtq::kernels::{ALL, ON_MATRICES};
+use wgtq::kernels::{ALL, NATIVE};
 use wgtq::legs::{Availability, LegName, availability};
 use wgtq::parity::report::{
     CaseReport, CaseResultReport, LegReport, ORACLE, Report, RunTiming, SCHEMA, Status, Summary,
@@ -130,7 +130,7 @@ impl Args {
 
     fn cases(&self) -> Result<Vec<Box<dyn Case>>, DriverError> {
         for kernel in &self.kernel {
-            let known = || ALL.iter().chain(ON_MATRICES).map(|c| c.stem);
+            let known = || ALL.iter().chain(NATIVE).map(|c| c.stem);
             if !known().any(|stem| stem == kernel) {
                 return Err(DriverError::Argument {
                     flag: "--kernel",
@@ -144,7 +144,7 @@ impl Args {
                 && self.case.as_ref().is_none_or(|text| case.id().contains(text.as_str()))
         };
         let mut cases = suite::cases();
-        cases.extend(suite::cases_on_matrices());
+        cases.extend(suite::native_cases());
         cases.retain(|case| wanted(case.as_ref()));
         let cases = select(cases, self.every);
         if cases.is_empty() {

@@ -31,7 +31,12 @@ impl Caps {
     pub fn of(device: &wgpu::Device) -> Self {
         let (limits, info) = (device.limits(), device.adapter_info());
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
+        // Of what wgpu runs on, Metal's barrier orders a threadgroup only, and a browser promises no more
+        // than WGSL does.
+        let storage_fence =
+            matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Dx12 | wgpu::Backend::Gl);
         Self {
+            storage_fence,
             subgroup_size: subgroups.then_some(info.subgroup_min_size),
             matrices: device.features().contains(MATRICES) && info.backend == wgpu::Backend::Vulkan,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,

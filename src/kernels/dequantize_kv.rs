@@ -75,6 +75,7 @@ impl Problem {
             workgroup_bytes: 4 * self.codec.bits.levels() as u32,
             subgroups: false,
             matrices: false,
+            storage_fence: false,
         };
         plan.check(caps)?;
         Ok(plan)

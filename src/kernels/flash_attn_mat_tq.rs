@@ -124,6 +124,7 @@ impl Problem {
             workgroup_bytes: self.workgroup_bytes(self.f32().levels()),
             subgroups: true,
             matrices: language == Language::Wgsl,
+            storage_fence: false,
         };
         plan.check(caps)?;
         if caps.subgroup_size != Some(SUBGROUP) {

@@ -187,6 +187,7 @@ impl Problem {
             workgroup_bytes: self.workgroup_bytes(),
             subgroups: false,
             matrices: false,
+            storage_fence: false,
         };
         plan.check(caps)?;
         Ok(plan)

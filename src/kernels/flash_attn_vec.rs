@@ -133,6 +133,7 @@ impl Problem {
             workgroup_bytes: groups.dense_bytes(self.shape()),
             subgroups: groups.subgroups,
             matrices: false,
+            storage_fence: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -72,6 +72,7 @@ impl Problem {
             workgroup_bytes: (4 + 4 + 16) * THREADS,
             subgroups: false,
             matrices: false,
+            storage_fence: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -82,7 +82,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    fn shape(&self) -> Shape {
+    pub(super) fn shape(&self) -> Shape {
         Shape {
             head_dim: self.codec.head_dim,
             num_heads: self.num_heads,
@@ -135,6 +135,18 @@ impl Problem {
             return Err(Error::param("weight_floor", "0 to 1", weight_floor));
         }
         let groups = RowGroups::choose(self.shape(), caps, language)?;
+        let plan = self.plan_of(&groups, weight_floor, language);
+        plan.check(caps)?;
+        Ok(plan)
+    }
+
+    /// The plan for these row groups, not checked.
+    pub(super) fn plan_of(
+        &self,
+        groups: &RowGroups,
+        weight_floor: f32,
+        language: Language,
+    ) -> Plan {
         let mut constants = head_dim_constants(self.codec.head_dim);
         constants.extend(self.codebooks());
         constants.extend(groups.constants(self.shape()));
@@ -156,7 +168,7 @@ impl Problem {
             pieces.push(pick(self.k_bits, ["k_words", "k_pairs", "k_vectors"]));
             pieces.push(pick(self.codec.bits, ["v_words", "v_pairs", "v_vectors"]));
         }
-        let plan = Plan {
+        Plan {
             contract: &CONTRACT,
             language,
             label: format!(
@@ -172,9 +184,8 @@ impl Problem {
             workgroup_bytes: groups.packed_bytes(self.shape()) + 4 * self.levels(),
             subgroups: groups.subgroups,
             matrices: false,
-        };
-        plan.check(caps)?;
-        Ok(plan)
+            storage_fence: false,
+        }
     }
 
     /// The number of splits to use for `visible` positions.

@@ -75,6 +75,7 @@ impl Problem {
             },
             subgroups: language == Language::Msl,
             matrices: false,
+            storage_fence: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -7,6 +7,7 @@
 
 pub mod dequantize_kv;
 mod encoder;
+pub mod flash_attn_decode_tq;
 pub mod flash_attn_mat_tq;
 pub mod flash_attn_tile;
 pub mod flash_attn_vec;
@@ -35,9 +36,10 @@ pub const ALL: &[&Contract] = &[
     &store_kv::CONTRACT,
 ];
 
-/// Contracts of the kernels that need cooperative matrices. Only wgpu's native backends know these,
-/// so the kernels are neither exported nor in the browser's suite.
-pub const ON_MATRICES: &[&Contract] = &[&flash_attn_mat_tq::CONTRACT];
+/// Contracts of the kernels that need what not every WebGPU device has: cooperative matrices, or a
+/// storage barrier that orders the whole device. They run on wgpu's native backends, and are
+/// neither exported nor in the browser's suite.
+pub const NATIVE: &[&Contract] = &[&flash_attn_mat_tq::CONTRACT, &flash_attn_decode_tq::CONTRACT];
 
 /// Ties a kernel's buffers to its contract, so that one kernel's buffers cannot be bound to
 /// another's pipeline.

@@ -74,6 +74,7 @@ impl Problem {
             workgroup_bytes: encoder.workgroup_bytes(language),
             subgroups: language == Language::Msl,
             matrices: false,
+            storage_fence: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -30,6 +30,12 @@ impl Rows {
         }
     }
 
+    /// Up to `most` rows at a time in a workgroup of `threads`, with powers of two for both.
+    pub fn of(head_dim: HeadDim, language: Language, most: u32, threads: u32) -> Self {
+        let rows = Self::new(head_dim, language);
+        Self { per_workgroup: most.min(threads / rows.row_threads), ..rows }
+    }
+
     /// Threads of a workgroup.
     pub const fn threads(&self) -> u32 {
         self.row_threads * self.per_workgroup
@@ -46,10 +52,16 @@ impl Rows {
     }
 
     pub fn constants(&self) -> Vec<Constant> {
+        let mut constants = self.row_constants();
+        constants.push(constant("WORKGROUP_SIZE", self.threads()));
+        constants
+    }
+
+    /// The same for a workgroup of another size.
+    pub fn row_constants(&self) -> Vec<Constant> {
         vec![
             constant("ROW_THREADS", self.row_threads),
             constant("ROWS_PER_WORKGROUP", self.per_workgroup),
-            constant("WORKGROUP_SIZE", self.threads()),
         ]
     }
 }

@@ -78,6 +78,7 @@ impl Problem {
             workgroup_bytes: 0,
             subgroups: false,
             matrices: false,
+            storage_fence: false,
         };
         plan.check(caps)?;
         Ok(plan)

@@ -206,10 +206,8 @@ impl super::Case for Case {
 }
 
 impl Case {
-    /// Inputs and reference.
-    pub(super) fn data(&self) -> Result<Data, DriverError> {
-        let params = self.params();
-        let shape = FlashAttnVecParams::from(params);
+    /// The data: q, and packed K and V.
+    pub(super) fn inputs(&self) -> Result<Inputs, DriverError> {
         let ring = Ring::new(self.kv_capacity, self.ring_start, self.kv_seq_len)?;
         let d = self.codec.head_dim.as_usize();
         let mut rng = Gaussian::new(self.seed);
@@ -220,19 +218,27 @@ impl Case {
         let k = encode(self.k_codec(), &rng.normals(values), self.seed);
         let v = encode(self.codec, &rng.normals(values), self.seed + 1);
         let q = rng.normals(self.num_heads as usize * d);
+        Ok(Inputs { case: *self, q, k, v })
+    }
 
-        let (k_rows, v_rows) = (self.rows(self.k_codec(), &k), self.rows(self.codec, &v));
+    /// Inputs and reference.
+    pub(super) fn data(&self) -> Result<Data, DriverError> {
+        let params = self.params();
+        let shape = FlashAttnVecParams::from(params);
+        let inputs = self.inputs()?;
+        let (k_rows, v_rows) = inputs.rows();
+        let q = &inputs.q;
         let one = FlashAttnVecTqParams { nwg: 1, ..params };
-        let want = flash_attn_vec_tq(&one, &q, k_rows, v_rows)?;
-        let largest = max_abs_score(&shape, &q, &|h, s, o| k_rows.decode_rotated(h, s, o))?;
+        let want = flash_attn_vec_tq(&one, q, k_rows, v_rows)?;
+        let largest = max_abs_score(&shape, q, &|h, s, o| k_rows.decode_rotated(h, s, o))?;
         let mut tolerance = attention_tolerance(largest);
         if self.weight_floor > 0.0 {
             let floor = f64::from(self.weight_floor);
-            let most = weighing_less(&one, floor, &q, k_rows, v_rows)?;
+            let most = weighing_less(&one, floor, q, k_rows, v_rows)?;
             tolerance += nrmse_of(&most, &want);
         }
         let reference = Reference { shape, want, tolerance };
-        Ok(Data { case: *self, q, k, v, reference, max_score: largest })
+        Ok(Data { case: *self, inputs, reference, max_score: largest })
     }
 }
 
@@ -242,12 +248,44 @@ fn nrmse_of(error: &[f64], want: &[f64]) -> f64 {
     (square(error) / square(want)).sqrt()
 }
 
+/// The data of a case.
+pub(super) struct Inputs {
+    case: Case,
+    pub q: Vec<f32>,
+    k: PackedCache,
+    v: PackedCache,
+}
+
+impl Inputs {
+    /// K and V.
+    pub fn rows(&self) -> (PackedRows<'_>, PackedRows<'_>) {
+        let Self { case, k, v, .. } = self;
+        (case.rows(case.k_codec(), k), case.rows(case.codec, v))
+    }
+
+    /// The largest absolute score where q is in the natural basis.
+    pub fn max_score_natural(&self) -> crate::Result<f64> {
+        let shape = FlashAttnVecParams::from(self.case.params());
+        let k = self.rows().0;
+        max_abs_score(&shape, &self.q, &|h, s, o| k.decode(h, s, o))
+    }
+
+    /// The buffers that attention reads, in binding order.
+    pub fn buffers<'a>(&'a self, tape: &mut Tape<'a>) -> [BufferId; 5] {
+        [
+            tape.input("q", bytemuck::cast_slice(&self.q)),
+            tape.input("k_packed", &self.k.packed),
+            tape.input("k_norms", bytemuck::cast_slice(&self.k.norms)),
+            tape.input("v_packed", &self.v.packed),
+            tape.input("v_norms", bytemuck::cast_slice(&self.v.norms)),
+        ]
+    }
+}
+
 /// Inputs and reference of a case.
 pub(super) struct Data {
     pub case: Case,
-    q: Vec<f32>,
-    k: PackedCache,
-    v: PackedCache,
+    inputs: Inputs,
     pub reference: Reference,
     pub max_score: f64,
 }
@@ -256,16 +294,9 @@ impl Data {
     /// One dispatch over the case's buffers, and its output.
     pub fn step(&self, plan: Plan, launch: Launch) -> (Tape<'_>, Vec<BufferId>) {
         let mut tape = Tape::default();
-        let inputs = [
-            tape.input("q", bytemuck::cast_slice(&self.q)),
-            tape.input("k_packed", &self.k.packed),
-            tape.input("k_norms", bytemuck::cast_slice(&self.k.norms)),
-            tape.input("v_packed", &self.v.packed),
-            tape.input("v_norms", bytemuck::cast_slice(&self.v.norms)),
-        ];
+        let inputs = self.inputs.buffers(&mut tape);
         let dst = tape.output("dst", self.reference.shape.dst_floats() * 4);
-        let buffers: Vec<_> = inputs.into_iter().chain([dst]).collect();
-        tape.step(plan, launch, &buffers);
+        tape.step(plan, launch, &[&inputs[..], &[dst]].concat());
         (tape, vec![dst])
     }
 }

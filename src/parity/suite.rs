@@ -7,8 +7,9 @@ use super::report::{
     Timing, WayReport,
 };
 use super::{
-    Case, CaseResult, Prepared, dequantize_kv, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec,
-    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
+    Case, CaseResult, Prepared, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tq,
+    flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
+    quantize_k_and_v, quantize_kv, store_kv,
 };
 #[cfg(feature = "msl-host")]
 use super::{originals, run_prepared};
@@ -37,10 +38,12 @@ pub fn cases() -> Vec<Box<dyn Case>> {
         .collect()
 }
 
-/// The same of [`crate::kernels::ON_MATRICES`]; legs without matrices skip them.
-pub fn cases_on_matrices() -> Vec<Box<dyn Case>> {
-    let boxed = |case| Box::new(case) as Box<dyn Case>;
-    flash_attn_mat_tq::cases().into_iter().map(boxed).collect()
+/// The same of [`crate::kernels::NATIVE`]; legs without what these need skip them.
+pub fn native_cases() -> Vec<Box<dyn Case>> {
+    let mut cases: Vec<Box<dyn Case>> = Vec::new();
+    cases.extend(flash_attn_mat_tq::cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
+    cases.extend(flash_attn_decode_tq::cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
+    cases
 }
 
 /// A leg under its name in a report.

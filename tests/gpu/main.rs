@@ -4,6 +4,7 @@
 //! these tests out; a missing GPU without it is a failure.
 
 mod dequantize_kv;
+mod flash_attn_decode_tq;
 mod flash_attn_mat_tq;
 mod flash_attn_tile;
 mod flash_attn_vec;

@@ -1,0 +1,218 @@
+//! `flash_attn_decode_tq`: decode attention of one query token in one dispatch.
+//!
+//! Rotates q, attends over packed K and V as `flash_attn_vec_tq` does, merges the splits and
+//! rotates the output back: four dispatches' work, for engines that wait for each dispatch.
+
+use super::flash_attn_vec_tq::{self, Problem as VecProblem};
+use super::row_groups::{READING_AHEAD, RowGroups};
+use super::rows::Rows;
+use super::{has_signs, kernel, rotation_constants};
+use crate::codec::{Bits, Codec};
+use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan, constant};
+use crate::error::{Error, Result};
+use crate::params::{FlashAttnVecTqParams, MAX_SPLITS, partials_floats};
+
+/// Bindings, parameters and text.
+pub const CONTRACT: Contract = Contract {
+    stem: "flash_attn_decode_tq",
+    summary: "decode attention over packed K and V in one dispatch, rotations and merge included",
+    bindings: &[
+        Binding { name: "params", access: Access::Uniform, layout: "FlashAttnVecTqParams" },
+        Binding { name: "q", access: Access::Read, layout: "f32 [head][coord]" },
+        Binding { name: "k_packed", access: Access::Read, layout: "u32 [kv_head][slot][word]" },
+        Binding { name: "k_norms", access: Access::Read, layout: "f32 [kv_head][slot][block]" },
+        Binding { name: "v_packed", access: Access::Read, layout: "u32 [kv_head][slot][word]" },
+        Binding { name: "v_norms", access: Access::Read, layout: "f32 [kv_head][slot][block]" },
+        Binding { name: "dst", access: Access::ReadWrite, layout: "f32 [head][coord]" },
+        Binding {
+            name: "scratch",
+            access: Access::ReadWrite,
+            layout: "u32 [column] counters, zero between dispatches, then partials",
+        },
+    ],
+    wgsl: include_str!("../../wgsl/flash_attn_decode_tq.wgsl"),
+    msl: include_str!("../../msl/flash_attn_decode_tq.metal"),
+    ..flash_attn_vec_tq::CONTRACT
+};
+
+kernel! {
+    /// Marker of the `flash_attn_decode_tq` kernel.
+    FlashAttnDecodeTq {
+        /// [`FlashAttnVecTqParams`].
+        params,
+        /// f32 `[nh, D]`, not rotated.
+        q,
+        /// `[nkv, cap, row]`.
+        k_packed,
+        /// f32 `[nkv, cap, norms_per_pos]`.
+        k_norms,
+        /// `[nkv, cap, row]`.
+        v_packed,
+        /// f32 `[nkv, cap, norms_per_pos]`.
+        v_norms,
+        /// f32 `[nh, D]`, not rotated.
+        dst,
+        /// [`Problem::scratch_bytes`], zero before the first dispatch. Every dispatch leaves it ready
+        /// for the next, of whatever number of splits; two that may overlap need one each.
+        scratch,
+    }
+}
+
+/// Threads of a workgroup, no fewer: they rotate rows and hold the merge's weights.
+const THREADS: u32 = 128;
+/// Most coordinates that a workgroup rotates at a time, 2 KiB of its memory: every thread of 128 has
+/// four of them to merge.
+const COORDINATES: u32 = 512;
+/// The same without subgroups, where the exchange of scores takes memory too.
+const COORDINATES_IN_MEMORY: u32 = 256;
+
+/// The attention shape a pipeline is made for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Problem {
+    /// Width of a K code.
+    pub k_bits: Bits,
+    /// V's codec; K differs in its width only. q and the output are rotated as its rows are.
+    pub codec: Codec,
+    /// Query heads.
+    pub num_heads: u32,
+    /// KV heads; divides `num_heads`.
+    pub num_kv_heads: u32,
+}
+
+/// How a workgroup shares the work.
+struct Groups {
+    attention: RowGroups,
+    rows: Rows,
+}
+
+impl Problem {
+    /// The same shape for the kernel that leaves rotations and merge to others.
+    const fn rotated(&self) -> VecProblem {
+        VecProblem {
+            k_bits: self.k_bits,
+            codec: self.codec,
+            num_heads: self.num_heads,
+            num_kv_heads: self.num_kv_heads,
+        }
+    }
+
+    fn groups(&self, caps: &Caps, language: Language) -> Result<Groups> {
+        if caps.max_workgroup_threads < THREADS {
+            return Err(Error::Limit {
+                kernel: CONTRACT.stem,
+                limit: "max_compute_invocations_per_workgroup",
+                needed: THREADS.into(),
+                found: caps.max_workgroup_threads.into(),
+            });
+        }
+        let mut attention = RowGroups::choose(self.rotated().shape(), caps, language)?;
+        let coordinates = if attention.subgroups { COORDINATES } else { COORDINATES_IN_MEMORY };
+        let most = (coordinates / self.codec.head_dim.get()).max(1);
+        let rows = Rows::of(
+            self.codec.head_dim,
+            language,
+            most.min(attention.group.next_power_of_two()),
+            attention.threads,
+        );
+        attention.merge_heads = attention.merge_heads.min(rows.per_workgroup);
+        Ok(Groups { attention, rows })
+    }
+
+    /// Chooses the constants.
+    ///
+    /// WGSL needs [`Caps::storage_fence`]; the MSL needs Metal 3.2.
+    pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
+        let Groups { attention, rows } = self.groups(caps, language)?;
+        let mut plan = self.rotated().plan_of(&attention, 0.0, language);
+        let signs = has_signs(self.codec.rotation);
+        plan.contract = &CONTRACT;
+        plan.label = plan.label.replacen(flash_attn_vec_tq::CONTRACT.stem, CONTRACT.stem, 1)
+            + if signs { "_signs" } else { "" };
+        plan.constants.extend(rotation_constants(self.codec.head_dim, signs, signs));
+        plan.constants.extend(rows.row_constants());
+        plan.constants.push(constant("MAX_SPLITS", MAX_SPLITS));
+        plan.pieces.push("rotate");
+        // The rows being rotated, and the number of workgroups that are done.
+        plan.workgroup_bytes += rows.exchange_bytes() + 4;
+        plan.storage_fence = language == Language::Wgsl;
+        plan.check(caps)?;
+        Ok(plan)
+    }
+
+    /// The number of splits to use for `visible` positions.
+    pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
+        let attention = self.groups(caps, language)?.attention;
+        Ok(attention.splits(self.rotated().shape(), visible, READING_AHEAD))
+    }
+
+    /// Bytes of scratch for up to `nwg` splits.
+    pub fn scratch_bytes(&self, nwg: u32, caps: &Caps, language: Language) -> Result<u64> {
+        let attention = self.groups(caps, language)?.attention;
+        let columns = u64::from(self.num_kv_heads) * u64::from(attention.groups_per_kv);
+        let partials = partials_floats(self.num_heads, self.codec.head_dim.get(), nwg);
+        Ok(4 * (columns + if nwg > 1 { partials } else { 0 }))
+    }
+
+    /// One dispatch.
+    pub fn launch(
+        &self,
+        params: &FlashAttnVecTqParams,
+        caps: &Caps,
+        language: Language,
+    ) -> Result<Launch> {
+        params.check()?;
+        // Same bytes but for the output, which is whole.
+        let whole = FlashAttnVecTqParams { nwg: 1, ..*params };
+        let mut launch = self.rotated().launch(&whole, caps, language)?;
+        let shape = self.rotated().shape();
+        let attention = self.groups(caps, language)?.attention;
+        launch.contract = &CONTRACT;
+        launch.grid = attention.grid(CONTRACT.stem, shape, params.nwg, caps)?;
+        launch.needed.push(self.scratch_bytes(params.nwg, caps, language)?);
+        launch.uniforms = vec![(0, bytemuck::bytes_of(params).to_vec())];
+        Ok(launch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{HeadDim, Rotation};
+
+    /// What the merge of splits takes for granted: memory for its weights, and rows for its heads.
+    #[test]
+    fn a_workgroup_has_room_for_its_merge_at_every_shape() {
+        for head_dim in HeadDim::ALL {
+            for num_heads in 1..=32 {
+                for width in [None, Some(4), Some(8), Some(16), Some(32), Some(64)] {
+                    let codec = Codec::new(head_dim, Bits::B8, Rotation::Srht);
+                    let problem = Problem { k_bits: Bits::B6, codec, num_heads, num_kv_heads: 1 };
+                    let caps = Caps { subgroup_size: width, storage_fence: true, ..Caps::WEBGPU };
+                    let plan = problem.plan(&caps, Language::Wgsl).unwrap();
+                    assert!(plan.workgroup_bytes <= caps.max_workgroup_storage);
+                    let Groups { attention: a, rows } =
+                        problem.groups(&caps, Language::Wgsl).unwrap();
+                    let vectors = a.threads / a.lanes * a.merge_heads * head_dim.get() / 4;
+                    assert!(vectors >= a.group * MAX_SPLITS / 2, "{a:?}");
+                    assert!(rows.per_workgroup.is_power_of_two() && rows.per_workgroup >= 1);
+                    assert!(rows.per_workgroup >= a.merge_heads, "{a:?}");
+                    assert!(rows.threads() <= a.threads, "{a:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn few_threads_and_no_fence_are_refused() {
+        let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
+        let problem = Problem { k_bits: Bits::B4, codec, num_heads: 8, num_kv_heads: 2 };
+        let caps = Caps { storage_fence: true, ..Caps::WEBGPU };
+        assert!(problem.plan(&caps, Language::Wgsl).is_ok());
+        let few = Caps { max_workgroup_threads: 64, ..caps };
+        let error = problem.plan(&few, Language::Wgsl).unwrap_err().to_string();
+        assert!(error.contains("128") && error.contains("64"), "{error}");
+        let error = problem.plan(&Caps::WEBGPU, Language::Wgsl).unwrap_err().to_string();
+        assert!(error.contains("storage barrier"), "{error}");
+        assert!(problem.plan(&Caps::APPLE, Language::Msl).is_ok());
+    }
+}
