@@ -29,8 +29,8 @@ struct Params {
 };
 static_assert(sizeof(Params) == 48, "Params is the contract's block");
 
-// Rotates a query head into row `row` of the exchange.
-inline void rotate_row(device const float *q, threadgroup float *exchange, uint row, uint t, uint head) {
+// Rotates a query head into row h of `rows`.
+inline void rotate_row(device const float *q, threadgroup float *rows, uint h, uint t, uint head) {
     float x[EPT];
     for (uint m = 0; m < EPT; m++) {
         x[m] = q[head * HEAD_DIM + t * EPT + m];
@@ -41,7 +41,7 @@ inline void rotate_row(device const float *q, threadgroup float *exchange, uint 
     butterflies(x, t);
     float factor = normaliser(t);
     for (uint m = 0; m < EPT; m++) {
-        exchange[row * HEAD_DIM + t * EPT + m] = x[m] * factor;
+        rows[h * HEAD_DIM + t * EPT + m] = x[m] * factor;
     }
 }
 
@@ -64,18 +64,20 @@ inline void store_row(device float *dst, threadgroup const float *exchange, uint
     }
 }
 
-// Four coordinates from c of a row of the exchange.
-inline float4 row_vec(threadgroup const float *exchange, uint row, uint c) {
-    uint at = row * HEAD_DIM + c;
-    return float4(exchange[at], exchange[at + 1u], exchange[at + 2u], exchange[at + 3u]);
-}
-
-// Puts vector f of the output of query head h, the `nth` of its batch, into row `nth` of the exchange.
-inline void put_output(threadgroup float *exchange, Merge merge, uint h, uint nth, uint f) {
+// Stores vector f of the output of query head `first_head + h`, the `nth` of its batch.
+inline void put_output(device float *dst, Merge merge, uint first_head, uint h, uint nth, uint f) {
     float4 acc = merged_acc(merge, h, nth, f);
     float sum = merged_sum(merge, h);
     for (uint i = 0; i < 4u; i++) {
-        exchange[nth * HEAD_DIM + 4u * f + i] = sum == 0.0f ? 0.0f : acc[i] / sum;
+        dst[(first_head + h) * HEAD_DIM + 4u * f + i] = sum == 0.0f ? 0.0f : acc[i] / sum;
+    }
+}
+
+// Puts the stored output of query head `head + row`, thread u of those that share the row, into row
+// `row` of the exchange.
+inline void get_output(device const float *dst, threadgroup float *exchange, uint row, uint u, uint head) {
+    for (uint c = u; c < HEAD_DIM; c += MERGE_THREADS) {
+        exchange[row * HEAD_DIM + c] = dst[(head + row) * HEAD_DIM + c];
     }
 }
 
@@ -115,11 +117,11 @@ inline void put_partial(Scratch scratch, Merge merge, uint first_head, uint h, u
     }
 }
 
-// A pair as the merge takes it: the maximum of nothing is no one's.
+// A pair as the merge takes it: the maximum of nothing is no one's. A NaN must stay one.
 inline float2 pair_of(Scratch scratch, uint head, uint split) {
     uint at = pair_at(scratch, head, min(split, scratch.nwg - 1u));
     float2 seen = float2(scratch_get(scratch, at), scratch_get(scratch, at + 1u));
-    return split < scratch.nwg && seen.x != 0.0f ? seen : float2(0.0f, NO_SCORE);
+    return split >= scratch.nwg || seen.x == 0.0f ? float2(0.0f, NO_SCORE) : seen;
 }
 
 // Reads the pairs of all splits into merge_acc, which is free by now: (S, M, S, M) of two splits
@@ -134,10 +136,11 @@ inline void get_pairs(Scratch scratch, threadgroup float4 *merge_acc, uint tid, 
     }
 }
 
-// Merges the splits of a query head, thread u of those that share its row, into the exchange.
+// Puts the merged splits of query head `head + row`, `h + row` of the group, thread u of those that
+// share the row, into row `row` of the exchange.
 inline void merge_splits(
-    Scratch scratch, threadgroup const float4 *merge_acc, threadgroup float *exchange, uint row, uint u, uint first_head, uint first_row) {
-    uint pairs = (first_row + row) * (MAX_SPLITS / 2u);
+    Scratch scratch, threadgroup const float4 *merge_acc, threadgroup float *exchange, uint row, uint u, uint h, uint head) {
+    uint pairs = (h + row) * (MAX_SPLITS / 2u);
     float top = NO_SCORE;
     for (uint w = 0; w < scratch.nwg; w += 2u) {
         float4 two = merge_acc[pairs + w / 2u];
@@ -149,7 +152,7 @@ inline void merge_splits(
         for (uint w = 0; w < scratch.nwg; w += SPLITS_AT_ONCE) {
             float part[SPLITS_AT_ONCE * MERGED];
             for (uint j = 0; j < SPLITS_AT_ONCE; j++) {
-                uint at = accs_at(scratch, first_head + first_row + row, min(w + j, scratch.nwg - 1u)) + c;
+                uint at = accs_at(scratch, head + row, min(w + j, scratch.nwg - 1u)) + c;
                 for (uint i = 0; i < MERGED; i++) {
                     part[j * MERGED + i] = scratch_get(scratch, at + i * MERGE_THREADS);
                 }
@@ -157,7 +160,7 @@ inline void merge_splits(
             for (uint j = 0; j < SPLITS_AT_ONCE; j++) {
                 float4 two = merge_acc[pairs + w / 2u + j / 2u];
                 float2 pair = j % 2u == 1u ? two.zw : two.xy;
-                float weight = pair.x != 0.0f ? precise::exp(pair.y - top) : 0.0f;
+                float weight = pair.x == 0.0f ? 0.0f : precise::exp(pair.y - top);
                 sum += weight * pair.x;
                 for (uint i = 0; i < MERGED; i++) {
                     acc[i] += weight * part[j * MERGED + i];
@@ -214,19 +217,17 @@ kernel void flash_attn_decode_tq(
         next = tile_at(cache, tid, begin, end, kv_head);
     }
     codebook_fill(codebook, tid);
-    float4 query[GROUP * VECS];
     for (uint first_row = 0; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) {
-        if (first_row > 0u) {
-            threadgroup_barrier(mem_flags::mem_threadgroup);
+        uint h = first_row + local_row;
+        if (local_row < min(GROUP - first_row, ROWS_PER_WORKGROUP)) {
+            rotate_row(q, (threadgroup float *)merge_acc, h, t, min(first_head + h, end_head - 1u));
         }
-        if (local_row < ROWS_PER_WORKGROUP) {
-            rotate_row(q, exchange, local_row, t, min(first_head + first_row + local_row, end_head - 1u));
-        }
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        for (uint h = first_row; h < min(first_row + ROWS_PER_WORKGROUP, GROUP); h++) {
-            for (uint i = 0; i < VECS; i++) {
-                query[h * VECS + i] = row_vec(exchange, h - first_row, lane * COORDS + 4u * i);
-            }
+    }
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    float4 query[GROUP * VECS];
+    for (uint h = 0; h < GROUP; h++) {
+        for (uint i = 0; i < VECS; i++) {
+            query[h * VECS + i] = merge_acc[(h * HEAD_DIM + lane * COORDS) / 4u + i];
         }
     }
 
@@ -252,8 +253,8 @@ kernel void flash_attn_decode_tq(
         add_rows(codebook, simd_lane, tile, owned, running);
     }
 
-    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time. One split: rotate back and
-    // store; else store partials.
+    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time; store the output, still
+    // rotated, or partials.
     Merge merge = {merge_max, merge_sum, merge_acc, merge_factor, merge_part, ROWS};
     merge_put(merge, tid, running);
     threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -273,47 +274,46 @@ kernel void flash_attn_decode_tq(
         for (uint x = tid; x < heads * (HEAD_DIM / 4u); x += WORKGROUP_SIZE) {
             uint nth = x / (HEAD_DIM / 4u);
             if (params.nwg == 1u) {
-                put_output(exchange, merge, batch + nth, nth, x % (HEAD_DIM / 4u));
+                put_output(dst, merge, first_head, batch + nth, nth, x % (HEAD_DIM / 4u));
             } else {
                 put_partial(partials, merge, first_head, batch + nth, nth, x % (HEAD_DIM / 4u), split);
-            }
-        }
-        if (params.nwg == 1u) {
-            threadgroup_barrier(mem_flags::mem_threadgroup);
-            if (local_row < heads) {
-                store_row(dst, exchange, local_row, t, first_head + batch + local_row);
             }
         }
     }
 
     // Phase 6: the last threadgroup of the column merges the splits, rotates back and stores.
-    if (params.nwg > 1u) {
-        threadgroup_barrier(mem_flags::mem_device);
-        if (tid == 0u) {
+    threadgroup_barrier(mem_flags::mem_device);
+    if (tid == 0u) {
+        arrived = 0u;
+        if (params.nwg > 1u) {
             atomic_thread_fence(mem_flags::mem_device, memory_order_seq_cst, thread_scope_device); // partials before the counter
             arrived = atomic_fetch_add_explicit(&scratch[workgroup.x], 1u, memory_order_relaxed);
             atomic_thread_fence(mem_flags::mem_device, memory_order_seq_cst, thread_scope_device); // the counter before the others' partials
         }
-        threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
-        if (arrived == params.nwg - 1u) {
+    }
+    threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
+    if (arrived == params.nwg - 1u) {
+        if (params.nwg > 1u) {
             get_pairs(partials, merge_acc, tid, first_head, end_head);
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        for (uint head = first_head; head < end_head; head += ROWS_PER_WORKGROUP) {
+            uint rows = min(end_head - head, ROWS_PER_WORKGROUP);
+            if (tid / MERGE_THREADS < rows) {
+                if (params.nwg > 1u) {
+                    merge_splits(partials, merge_acc, exchange, tid / MERGE_THREADS, tid % MERGE_THREADS, head - first_head, head);
+                } else {
+                    get_output(dst, exchange, tid / MERGE_THREADS, tid % MERGE_THREADS, head);
+                }
+            }
+            threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
+            if (local_row < rows) {
+                store_row(dst, exchange, local_row, t, head + local_row);
+            }
             threadgroup_barrier(mem_flags::mem_threadgroup);
-            for (uint first_row = 0; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) {
-                if (first_row > 0u) {
-                    threadgroup_barrier(mem_flags::mem_threadgroup);
-                }
-                uint rows = max(end_head, first_head + first_row) - first_head - first_row;
-                if (tid / MERGE_THREADS < rows) {
-                    merge_splits(partials, merge_acc, exchange, tid / MERGE_THREADS, tid % MERGE_THREADS, first_head, first_row);
-                }
-                threadgroup_barrier(mem_flags::mem_threadgroup);
-                if (local_row < min(rows, ROWS_PER_WORKGROUP)) {
-                    store_row(dst, exchange, local_row, t, first_head + first_row + local_row);
-                }
-            }
-            if (tid == 0u) {
-                atomic_store_explicit(&scratch[workgroup.x], 0u, memory_order_relaxed); // for the next dispatch
-            }
+        }
+        if (tid == 0u) {
+            atomic_store_explicit(&scratch[workgroup.x], 0u, memory_order_relaxed); // for the next dispatch
         }
     }
 }

@@ -324,7 +324,11 @@ const NATIVE: &[(&str, &str, &str)] = &[
     ("flash_attn_decode_tq", "atomicStore(&scratch[workgroup.x], 0u);", ""),
     ("flash_attn_decode_tq", "sum += weight * pair.x", "sum += pair.x"),
     ("flash_attn_decode_tq", "select(two.xy, two.zw, j % 2u == 1u)", "two.xy"),
-    ("flash_attn_decode_tq", "first_head + batch + local_row);", "first_head + local_row);"),
+    (
+        "flash_attn_decode_tq",
+        "store_wide(local_row, t, head + local_row);",
+        "store_wide(local_row, t, first_head);",
+    ),
 ];
 
 /// Cases of a native kernel, one of which each of its mutations must fail; and what the device lacks

@@ -265,8 +265,8 @@ fn broken_decode_in_one_dispatch_is_caught() {
     let flags = "threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);";
     let (_, findings) = run(flags, "threadgroup_barrier(mem_flags::mem_device);");
     assert!(findings.iter().any(|f| f.kind == "missing_fence"), "{findings:?}");
-    let pairs = "            threadgroup_barrier(mem_flags::mem_threadgroup);\n            for (uint first_row";
-    let (_, findings) = run(pairs, "            for (uint first_row");
+    let pairs = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        for (uint head";
+    let (_, findings) = run(pairs, "        for (uint head");
     assert!(findings.iter().any(|f| f.kind == "data_race"), "{findings:?}");
 }
 

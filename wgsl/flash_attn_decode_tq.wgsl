@@ -67,23 +67,20 @@ fn main(
         next = tile_at(tid, begin, end, kv_head);
     }
     codebook_fill(tid);
-    var query = array<vec4<f32>, GROUP * VECS>();
-    for (var first_row = 0u; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) { // unroll
-        if (first_row > 0u) {
-            workgroupBarrier();
-        }
+    for (var first_row = 0u; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) {
         if (local_row < ROWS_PER_WORKGROUP) {
             rotate_wide(local_row, t, min(first_head + first_row + local_row, end_head - 1u));
         }
         workgroupBarrier();
-        if (local_row < ROWS_PER_WORKGROUP) {
-            put_near(local_row, t, scaled(pass_near(get_near(local_row, t)), INV_SQRT_HEAD_DIM));
+        if (local_row < min(GROUP - first_row, ROWS_PER_WORKGROUP)) {
+            rotate_near(local_row, t, first_row + local_row);
         }
         workgroupBarrier();
-        for (var h = first_row; h < min(first_row + ROWS_PER_WORKGROUP, GROUP); h++) { // unroll
-            for (var i = 0u; i < VECS; i++) { // unroll
-                query[h * VECS + i] = row_vec(h - first_row, lane * COORDS + 4u * i);
-            }
+    }
+    var query = array<vec4<f32>, GROUP * VECS>();
+    for (var h = 0u; h < GROUP; h++) { // unroll
+        for (var i = 0u; i < VECS; i++) { // unroll
+            query[h * VECS + i] = merge_acc[(h * HEAD_DIM + lane * COORDS) / 4u + i];
         }
     }
 
@@ -128,8 +125,8 @@ fn main(
         add_rows(in, &tile, owned, &running);
     }
 
-    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time. One split: rotate back and
-    // store; else store partials.
+    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time; store the output, still
+    // rotated, or partials.
     merge_put(tid, &running);
     workgroupBarrier();
     merge_weigh(tid);
@@ -148,53 +145,48 @@ fn main(
         for (var x = tid; x < heads * (HEAD_DIM / 4u); x += WORKGROUP_SIZE) {
             let nth = x / (HEAD_DIM / 4u);
             if (params.nwg == 1u) {
-                put_output(batch + nth, nth, x % (HEAD_DIM / 4u));
+                put_output(first_head, batch + nth, nth, x % (HEAD_DIM / 4u));
             } else {
                 put_partial(first_head, batch + nth, nth, x % (HEAD_DIM / 4u), split);
-            }
-        }
-        if (params.nwg == 1u) {
-            workgroupBarrier();
-            if (local_row < heads) {
-                put_near(local_row, t, pass_near(get_near(local_row, t)));
-            }
-            workgroupBarrier();
-            if (local_row < heads) {
-                store_wide(local_row, t, first_head + batch + local_row);
             }
         }
     }
 
     // Phase 6: the last workgroup of the column merges the splits, rotates back and stores.
-    if (params.nwg > 1u) {
-        storageBarrier(); // partials before the counter
-        if (tid == 0u) {
+    storageBarrier(); // partials before the counter
+    if (tid == 0u) {
+        arrived = 0u;
+        if (params.nwg > 1u) {
             arrived = atomicAdd(&scratch[workgroup.x], 1u);
         }
-        if (workgroupUniformLoad(&arrived) == params.nwg - 1u) {
-            storageBarrier(); // the counter before the others' partials
+    }
+    if (workgroupUniformLoad(&arrived) == params.nwg - 1u) {
+        storageBarrier(); // the counter before the others' partials
+        if (params.nwg > 1u) {
             get_pairs(tid, first_head, end_head);
+        }
+        workgroupBarrier();
+        for (var head = first_head; head < end_head; head += ROWS_PER_WORKGROUP) {
+            let rows = min(end_head - head, ROWS_PER_WORKGROUP);
+            if (tid / MERGE_THREADS < rows) {
+                if (params.nwg > 1u) {
+                    merge_splits(tid / MERGE_THREADS, tid % MERGE_THREADS, head - first_head, head);
+                } else {
+                    get_output(tid / MERGE_THREADS, tid % MERGE_THREADS, head);
+                }
+            }
             workgroupBarrier();
-            for (var first_row = 0u; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) { // unroll
-                if (first_row > 0u) {
-                    workgroupBarrier();
-                }
-                let rows = max(end_head, first_head + first_row) - first_head - first_row;
-                if (tid / MERGE_THREADS < rows) {
-                    merge_splits(tid / MERGE_THREADS, tid % MERGE_THREADS, first_head, first_row);
-                }
-                workgroupBarrier();
-                if (local_row < min(rows, ROWS_PER_WORKGROUP)) {
-                    put_near(local_row, t, pass_near(get_near(local_row, t)));
-                }
-                workgroupBarrier();
-                if (local_row < min(rows, ROWS_PER_WORKGROUP)) {
-                    store_wide(local_row, t, first_head + first_row + local_row);
-                }
+            if (local_row < rows) {
+                put_near(local_row, t, pass_near(get_near(local_row, t)));
             }
-            if (tid == 0u) {
-                atomicStore(&scratch[workgroup.x], 0u); // for the next dispatch
+            workgroupBarrier();
+            if (local_row < rows) {
+                store_wide(local_row, t, head + local_row);
             }
+            workgroupBarrier();
+        }
+        if (tid == 0u) {
+            atomicStore(&scratch[workgroup.x], 0u); // for the next dispatch
         }
     }
 }
@@ -209,6 +201,14 @@ fn rotate_wide(row: u32, t: u32, head: u32) {
         x = apply_signs(t, x);
     }
     put_wide(row, t, pass_wide(x));
+}
+
+// Second pass: from row `row` of the exchange to merge_acc, which nobody uses yet, as row `h`.
+fn rotate_near(row: u32, t: u32, h: u32) {
+    var x = scaled(pass_near(get_near(row, t)), INV_SQRT_HEAD_DIM);
+    for (var m = 0u; m < EPT; m += 4u) { // unroll
+        merge_acc[(h * HEAD_DIM + t * EPT + m) / 4u] = vec4(x[m], x[m + 1u], x[m + 2u], x[m + 3u]);
+    }
 }
 
 // Last pass of the rotation back: row `row` of the exchange to the output of a query head.
@@ -227,18 +227,20 @@ fn exchange_at(row: u32, c: u32) -> u32 {
     return row * ROW_PITCH + c + c / EPT;
 }
 
-// Four coordinates from c of a row of the exchange.
-fn row_vec(row: u32, c: u32) -> vec4<f32> {
-    let at = exchange_at(row, c); // four in a row: EPT is a multiple of 4, and so is c
-    return vec4(exchange[at], exchange[at + 1u], exchange[at + 2u], exchange[at + 3u]);
-}
-
-// Puts vector f of the output of query head h, the `nth` of its batch, into row `nth` of the exchange.
-fn put_output(h: u32, nth: u32, f: u32) {
+// Stores vector f of the output of query head `first_head + h`, the `nth` of its batch.
+fn put_output(first_head: u32, h: u32, nth: u32, f: u32) {
     let acc = merged_acc(h, nth, f);
     let sum = merged_sum(h);
     for (var i = 0u; i < 4u; i++) { // unroll
-        exchange[exchange_at(nth, 4u * f) + i] = select(acc[i] / sum, 0.0, sum == 0.0);
+        dst[(first_head + h) * HEAD_DIM + 4u * f + i] = select(acc[i] / sum, 0.0, sum == 0.0);
+    }
+}
+
+// Puts the stored output of query head `head + row`, thread u of those that share the row, into row
+// `row` of the exchange.
+fn get_output(row: u32, u: u32, head: u32) {
+    for (var c = u; c < HEAD_DIM; c += MERGE_THREADS) {
+        exchange[exchange_at(row, c)] = dst[(head + row) * HEAD_DIM + c];
     }
 }
 
@@ -286,14 +288,16 @@ fn get_pairs(tid: u32, first_head: u32, end_head: u32) {
     }
 }
 
-// A pair as the merge takes it: the maximum of nothing is no one's.
+// A pair as the merge takes it: the maximum of nothing is no one's. A NaN must stay one, and may be
+// neither equal to 0 nor unequal.
 fn pair_of(seen: vec2<f32>, exists: bool) -> vec2<f32> {
-    return select(vec2(0.0, NO_SCORE), seen, exists && seen.x != 0.0);
+    return select(seen, vec2(0.0, NO_SCORE), !exists || seen.x == 0.0);
 }
 
-// Merges the splits of a query head, thread u of those that share its row, into the exchange.
-fn merge_splits(row: u32, u: u32, first_head: u32, first_row: u32) {
-    let pairs = (first_row + row) * (MAX_SPLITS / 2u);
+// Puts the merged splits of query head `head + row`, `h + row` of the group, thread u of those that
+// share the row, into row `row` of the exchange.
+fn merge_splits(row: u32, u: u32, h: u32, head: u32) {
+    let pairs = (h + row) * (MAX_SPLITS / 2u);
     var top = NO_SCORE;
     for (var w = 0u; w < params.nwg; w += 2u) {
         let two = merge_acc[pairs + w / 2u];
@@ -305,7 +309,7 @@ fn merge_splits(row: u32, u: u32, first_head: u32, first_row: u32) {
         for (var w = 0u; w < params.nwg; w += SPLITS_AT_ONCE) {
             var part = array<f32, SPLITS_AT_ONCE * MERGED>();
             for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
-                let at = accs_at(first_head + first_row + row, min(w + j, params.nwg - 1u)) + c;
+                let at = accs_at(head + row, min(w + j, params.nwg - 1u)) + c;
                 for (var i = 0u; i < MERGED; i++) { // unroll
                     part[j * MERGED + i] = scratch_get(at + i * MERGE_THREADS);
                 }
@@ -313,7 +317,7 @@ fn merge_splits(row: u32, u: u32, first_head: u32, first_row: u32) {
             for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
                 let two = merge_acc[pairs + w / 2u + j / 2u];
                 let pair = select(two.xy, two.zw, j % 2u == 1u);
-                let weight = select(0.0, exp(pair.y - top), pair.x != 0.0);
+                let weight = select(exp(pair.y - top), 0.0, pair.x == 0.0);
                 sum += weight * pair.x;
                 for (var i = 0u; i < MERGED; i++) { // unroll
                     acc[i] += weight * part[j * MERGED + i];

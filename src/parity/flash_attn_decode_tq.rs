@@ -37,8 +37,9 @@ pub struct Case {
     pub after: Option<u32>,
 }
 
-/// Every shape with both rotations; every width; numbers of splits around what a thread merges at a
-/// time, each also after a call of another number.
+/// Every shape with both rotations; at one head dim every width, since the loop over positions is that
+/// of `flash_attn_vec_tq`; numbers of splits around what a thread merges at a time, each also after
+/// a call of another number.
 pub fn cases() -> Vec<Case> {
     let with = |rotation: Rotation, shape: Shape| Case {
         shape: Shape { codec: Codec { rotation, ..shape.codec }, ..shape },
@@ -48,13 +49,14 @@ pub fn cases() -> Vec<Case> {
     for rotation in [Rotation::Plain, Rotation::Srht] {
         cases.extend(shapes().into_iter().map(|shape| with(rotation, shape)));
     }
+    let of_width = |bits| {
+        let base = base(HeadDim::ALL[1]);
+        let codec = Codec { bits, ..base.codec };
+        with(Rotation::Srht, Shape { k_bits: bits, codec, nwg: 2, ..base })
+    };
+    cases.extend(Bits::ALL.map(of_width));
     for head_dim in HeadDim::ALL {
         let base = base(head_dim);
-        for bits in Bits::ALL {
-            let codec = Codec { bits, ..base.codec };
-            let shape = Shape { k_bits: bits, codec, nwg: 2, ..base };
-            cases.push(with(Rotation::Srht, shape));
-        }
         for nwg in [8, 9, 33] {
             let of = |nwg| with(Rotation::Srht, Shape { nwg, kv_seq_len: 120, ..base });
             cases.push(of(nwg));
