@@ -61,6 +61,33 @@ fn a_small_run_is_verified_timed_and_drawn() {
 }
 
 #[test]
+fn attention_in_one_dispatch_is_verified_and_timed() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    let arguments = "bench --kernel attention --preset S --kv-seq-len 33,200 --format f16,3/8 \
+                     --dispatches one --leg wgsl-trusted --hot --json";
+    let output = wgtq(&arguments.split_whitespace().collect::<Vec<_>>());
+    let error = String::from_utf8_lossy(&output.stderr);
+    if error.contains("whose storage barrier does not order") {
+        return;
+    }
+    assert!(output.status.success(), "{error}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    validate(&report);
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 4);
+    for point in points {
+        let dense = point["format"] == "f16";
+        let kernel = if dense { "flash_attn_vec" } else { "flash_attn_decode_tq" };
+        assert_eq!((&point["kernel"], &point["verified"]), (&kernel.into(), &true.into()));
+        // Above one split, only the dense control has a merge of its own.
+        let merges = dense && point["nwg"] != 1;
+        assert_eq!(point["timing"]["merge_us"].is_number(), merges, "{point}");
+    }
+}
+
+#[test]
 fn row_kernels_are_verified_and_timed() {
     if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
         return;
@@ -111,13 +138,19 @@ fn the_kept_reports_are_valid_and_every_point_was_right() {
 #[test]
 fn bad_arguments_are_named() {
     for (args, named) in [
-        (["--leg", "msl-host"], "need wgsl, wgsl-trusted, wgsl-spirv or msl, found msl-host"),
-        (["--format", "7/4"], "need f16 or K/V bits such as 8/4, found 7/4"),
-        (["--kv-seq-len", "0"], "--kv-seq-len"),
-        (["--tokens", "0"], "--tokens"),
-        (["--kernel", "merge"], "[possible values: attention, rows]"),
+        ("--leg msl-host", "need wgsl, wgsl-trusted, wgsl-spirv or msl, found msl-host"),
+        ("--format 7/4", "need f16 or K/V bits such as 8/4, found 7/4"),
+        ("--kv-seq-len 0", "--kv-seq-len"),
+        ("--tokens 0", "--tokens"),
+        ("--kernel merge", "[possible values: attention, rows]"),
+        ("--dispatches three", "[possible values: two, one]"),
+        (
+            "--dispatches one --arithmetic f16",
+            "--dispatches: need two with --arithmetic f16, found one",
+        ),
     ] {
-        let output = wgtq(&[&["bench"], &args[..]].concat());
+        let arguments: Vec<&str> = ["bench"].into_iter().chain(args.split(' ')).collect();
+        let output = wgtq(&arguments);
         let error = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success() && error.contains(named), "{args:?}: {error}");
     }

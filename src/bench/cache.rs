@@ -2,16 +2,17 @@
 //! oracle. Any code is valid, so codes are random bits.
 
 use super::array::{Array, copies};
-use super::{Arithmetic, Format, Plan, Preset};
+use super::{Arithmetic, Dispatches, Format, Plan, Preset};
 use crate::codec::{Codec, HeadDim, Rotation, row};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
 use crate::oracle::dequantize_kv::PackedRows;
+use crate::oracle::flash_attn_decode_tq::flash_attn_decode_tq as decode_attention;
 use crate::oracle::flash_attn_vec::{DenseRows, flash_attn_vec};
 use crate::oracle::flash_attn_vec_tq::flash_attn_vec_tq;
 use crate::oracle::max_abs_score;
 use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams, MASK_CAUSAL};
-use crate::parity::{attention_tolerance, flash_attn_mat_tq};
+use crate::parity::{attention_tolerance, flash_attn_decode_tq, flash_attn_mat_tq};
 use crate::rng::Gaussian;
 
 /// Query and cache on the device, and what the last KV head's query heads must come to.
@@ -57,7 +58,7 @@ impl Cache {
         let bytes: u64 = host.iter().map(|a| a.len() as u64).sum();
         let longest = host.iter().map(|a| a.len() as u64).max().unwrap_or(1);
         let copies = copies(gpu, plan, bytes, longest);
-        let (want, tolerance) = last_head((format, plan.arithmetic), head_dim, &params, &q, &host)?;
+        let (want, tolerance) = last_head((format, plan), head_dim, &params, &q, &host)?;
         let upload = |a: &[u8], copies| Array::filled(gpu, a.len() as u64, a, copies);
         let arrays = host.iter().map(|a| upload(a, copies)).collect::<Result<_, _>>()?;
         let q = upload(bytemuck::cast_slice(&q), 1)?.buffer;
@@ -109,7 +110,7 @@ fn host_arrays(
 
 /// The last KV head's query heads by the oracle, and the tolerance of their scores.
 fn last_head(
-    (format, arithmetic): (Format, Arithmetic),
+    (format, plan): (Format, &Plan),
     head_dim: HeadDim,
     params: &FlashAttnVecTqParams,
     q: &[f32],
@@ -147,8 +148,13 @@ fn last_head(
                 norms,
             };
             let (k, v) = (rows(k, &arrays[0], &k_norms), rows(v, &arrays[2], &v_norms));
+            if plan.dispatches == Dispatches::One {
+                let largest = max_abs_score(&shape, q, &|h, s, o| k.decode(h, s, o))?;
+                let want = decode_attention(&one, q, k, v)?;
+                return Ok((want, flash_attn_decode_tq::tolerance(head_dim, largest)));
+            }
             let largest = max_abs_score(&shape, q, &|h, s, o| k.decode_rotated(h, s, o))?;
-            let tolerance = match arithmetic {
+            let tolerance = match plan.arithmetic {
                 Arithmetic::F32 => attention_tolerance(largest),
                 Arithmetic::F16 => flash_attn_mat_tq::tolerance(largest),
             };

@@ -128,6 +128,17 @@ pub enum Arithmetic {
     F16,
 }
 
+/// Dispatches of packed attention.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum Dispatches {
+    /// Attention and, where the context is split, the merge; q and the output stay rotated
+    #[default]
+    Two,
+    /// flash_attn_decode_tq: merge and both rotations are part of it
+    One,
+}
+
 /// What to measure.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
@@ -143,6 +154,8 @@ pub struct Plan {
     pub formats: Vec<Format>,
     /// Arithmetic of packed attention.
     pub arithmetic: Arithmetic,
+    /// Dispatches of packed attention; one is f32.
+    pub dispatches: Dispatches,
     /// Legs: those of wgpu.
     pub legs: Vec<LegName>,
     /// Numbers of splits to try; empty for the kernel's own choice.
@@ -188,6 +201,7 @@ struct Point {
     length: u32,
     format: Format,
     arithmetic: Arithmetic,
+    dispatches: Dispatches,
     leg: LegName,
     /// The number of splits, unless the kernel chooses.
     nwg: Option<u32>,
@@ -241,8 +255,9 @@ fn attention(
                 let cache = Cache::new(gpu, (preset, length, format), plan)?;
                 let mut idle = true;
                 for (leg, nwg) in plan.runs() {
-                    let arithmetic = plan.arithmetic;
-                    let point = Point { preset, length, format, arithmetic, leg, nwg, idle };
+                    let Plan { arithmetic, dispatches, .. } = *plan;
+                    let point =
+                        Point { preset, length, format, arithmetic, dispatches, leg, nwg, idle };
                     points.push(point.measure(gpu, clock, &cache, plan)?);
                     done(&format!("{} {length} {format}", preset.name()));
                     idle = false;

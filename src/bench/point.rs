@@ -5,12 +5,15 @@ use super::clock::{Clock, read};
 use super::leg::{filled, pipeline, uniform};
 use super::report::{PointReport, Timing};
 use super::samples::Samples;
-use super::{Arithmetic, Format, Plan, Point};
+use super::{Arithmetic, Dispatches, Format, Plan, Point};
 use crate::contract::{Caps, Language, Launch, Plan as KernelPlan};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
 use crate::gpu::{RawBound, RawKernel};
-use crate::kernels::{flash_attn_mat_tq, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq};
+use crate::kernels::{
+    flash_attn_decode_tq, flash_attn_mat_tq, flash_attn_vec, flash_attn_vec_reduce,
+    flash_attn_vec_tq,
+};
 use crate::legs::POISON;
 use crate::params::{FlashAttnVecParams, FlashAttnVecReduceParams, FlashAttnVecTqParams};
 use crate::parity::judge;
@@ -142,6 +145,12 @@ impl Point {
                 let nwg = self.splits(|| problem.splits(self.length))?;
                 ("flash_attn_mat_tq", nwg, problem.plan(caps, language)?)
             }
+            Format::Packed { .. } if self.dispatches == Dispatches::One => {
+                let problem = self.whole(cache);
+                let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
+                let plan = problem.plan(caps, language)?;
+                return Ok(("flash_attn_decode_tq", nwg, vec![plan]));
+            }
             Format::Packed { .. } => {
                 let problem = self.packed(cache);
                 let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
@@ -185,6 +194,12 @@ impl Point {
         flash_attn_mat_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
     }
 
+    fn whole(&self, cache: &Cache) -> flash_attn_decode_tq::Problem {
+        let flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads } =
+            self.packed(cache);
+        flash_attn_decode_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
+    }
+
     fn launch(
         &self,
         caps: &Caps,
@@ -199,6 +214,9 @@ impl Point {
             }
             Format::Packed { .. } if self.arithmetic == Arithmetic::F16 => {
                 self.on_matrices(cache).launch(&params, caps, language)?
+            }
+            Format::Packed { .. } if self.dispatches == Dispatches::One => {
+                self.whole(cache).launch(&params, caps, language)?
             }
             Format::Packed { .. } => self.packed(cache).launch(&params, caps, language)?,
         })
@@ -216,20 +234,26 @@ impl Point {
         let launch = self.launch(&gpu.caps, language, cache, nwg)?;
         let floats = u64::from(cache.params.n_heads) * u64::from(cache.params.head_dim);
         let out = poisoned(gpu, floats * 4)?;
-        let dst_bytes = launch.needed.last().copied().unwrap_or(0);
-        let dst = if nwg > 1 { poisoned(gpu, dst_bytes)? } else { out.clone() };
+        // The last buffer is what a merge reads; of the kernel that merges itself, its scratch.
+        let last_bytes = launch.needed.last().copied().unwrap_or(0);
+        let last = if plans[0].contract.stem == flash_attn_decode_tq::CONTRACT.stem {
+            vec![out.clone(), zeroed(gpu, last_bytes)?]
+        } else {
+            vec![if nwg > 1 { poisoned(gpu, last_bytes)? } else { out.clone() }]
+        };
         let uniform = uniform(gpu, launch.uniform(0))?;
         let kernel = pipeline(gpu, self.leg, &plans[0])?;
         let bind = |i: u64| {
             let whole = [&uniform, &cache.q].map(|b| b.as_entire_buffer_binding());
             let arrays = cache.arrays.iter().map(|a| a.copy(i));
-            let buffers = whole.into_iter().chain(arrays).chain([dst.as_entire_buffer_binding()]);
+            let last = last.iter().map(wgpu::Buffer::as_entire_buffer_binding);
+            let buffers = whole.into_iter().chain(arrays).chain(last);
             kernel.bind(&gpu.device, buffers.collect())
         };
         let bound = gpu.scoped(|| (0..cache.copies).map(bind).collect::<Result<_, _>>())??;
         let mut steps = vec![Step { kernel, launch, bound }];
         if let Some(merge) = plans.get(1) {
-            steps.push(self.merge(gpu, cache, nwg, (merge, &dst, &out))?);
+            steps.push(self.merge(gpu, cache, nwg, (merge, &last[0], &out))?);
         }
         Ok(Call { steps, out })
     }
@@ -271,6 +295,10 @@ impl Call {
         let floats: Vec<f32> = bytemuck::pod_collect_to_vec(&read(gpu, &copy)?);
         Ok(floats[floats.len() - count..].to_vec())
     }
+}
+
+fn zeroed(gpu: &Gpu, bytes: u64) -> Result<wgpu::Buffer, DriverError> {
+    filled(gpu, &vec![0; bytes as usize], wgpu::BufferUsages::STORAGE)
 }
 
 /// An output filled with a word that no kernel writes.

@@ -7,7 +7,8 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use wgtq::bench::report::{PointReport, Report, RowReport, SCHEMA};
-use wgtq::bench::{Arithmetic, Format, Measured, Plan, Preset, Subject, chart, run};
+use wgtq::bench::{Arithmetic, Dispatches, Format, Measured, Plan, Preset, Subject, chart, run};
+use wgtq::contract::Language;
 use wgtq::driver::{DriverError, Outputs};
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::LegName;
@@ -51,6 +52,9 @@ pub struct Args {
     /// Arithmetic of packed attention
     #[arg(long, value_enum, default_value = "f32")]
     arithmetic: Arithmetic,
+    /// Dispatches of packed attention
+    #[arg(long, value_enum, default_value = "two")]
+    dispatches: Dispatches,
     /// Legs: wgsl, wgsl-trusted, wgsl-spirv, msl; by default the WGSL ones, and msl on Metal
     #[arg(long, value_delimiter = ',')]
     leg: Vec<LegName>,
@@ -86,9 +90,11 @@ impl Args {
             wgtq::driver::check_writable(path)?;
         }
         self.check_legs()?;
+        self.check_dispatches()?;
         let gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
         super::note(&format!("on {}", gpu.report.line()));
         let plan = self.plan(&gpu);
+        check_fence(&gpu, &plan)?;
         let bar = super::bar(plan.count() as u64);
         let Measured { environment, points, rows } = run(&gpu, &plan, |point| {
             bar.set_message(point.to_owned());
@@ -124,6 +130,17 @@ impl Args {
         Ok(())
     }
 
+    fn check_dispatches(&self) -> Result<(), DriverError> {
+        if (self.dispatches, self.arithmetic) == (Dispatches::One, Arithmetic::F16) {
+            return Err(DriverError::Argument {
+                flag: "--dispatches",
+                need: "two with --arithmetic f16".to_owned(),
+                found: "one".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     fn plan(&self, gpu: &Gpu) -> Plan {
         let mut legs = self.leg.clone();
         if legs.is_empty() {
@@ -144,6 +161,7 @@ impl Args {
             tokens,
             formats: self.format.clone(),
             arithmetic: self.arithmetic,
+            dispatches: self.dispatches,
             legs,
             splits: self.splits.clone(),
             hot: self.hot,
@@ -172,6 +190,22 @@ impl Args {
         }
         Ok(())
     }
+}
+
+/// One dispatch of WGSL needs what not every device has; native MSL brings its own.
+fn check_fence(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
+    let wgsl = plan.legs.iter().any(|leg| leg.language() == Language::Wgsl);
+    if plan.dispatches == Dispatches::One && wgsl && !gpu.caps.storage_fence {
+        return Err(DriverError::Argument {
+            flag: "--dispatches",
+            need: format!(
+                "two on {}, whose storage barrier does not order the whole device",
+                gpu.report.backend
+            ),
+            found: "one".to_owned(),
+        });
+    }
+    Ok(())
 }
 
 fn show(report: &Report) {
