@@ -9,6 +9,8 @@ pub struct Bytes {
     pub per_token: u64,
     /// Partials of split contexts, shared by all layers.
     pub partials: u64,
+    /// What attention in one dispatch keeps between its workgroups, for each distinct layer.
+    pub scratch: u64,
     /// Parameter slots.
     pub parameters: u64,
 }
@@ -16,6 +18,6 @@ pub struct Bytes {
 impl Bytes {
     /// All buffers together.
     pub fn total(&self) -> u64 {
-        self.layers.iter().sum::<u64>() + self.partials + self.parameters
+        self.layers.iter().sum::<u64>() + self.partials + self.scratch + self.parameters
     }
 }

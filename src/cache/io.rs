@@ -2,10 +2,11 @@
 
 use super::append;
 use super::config::Output;
-use super::kind::Kind;
+use super::kind::{Kind, One};
 use super::misuse::Misuse;
 use crate::error::{Error, Result};
 use crate::gpu::{Bound, Kernel};
+use crate::kernels::flash_attn_decode_tq::{self, FlashAttnDecodeTq};
 use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
 use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
@@ -19,7 +20,8 @@ use crate::params::{
 /// and the same for every layer; only `q` and `out` must be in different ones.
 #[derive(Debug, Clone)]
 pub struct Io<'a> {
-    /// `[token][head][coord]`. Rotated in place by `attend` where K is packed.
+    /// `[token][head][coord]`. Rotated in place by `attend` where K is packed, except in a step that
+    /// is one dispatch; see [`super`].
     pub q: wgpu::BufferBinding<'a>,
     /// `[token][kv_head][coord]`.
     pub k: wgpu::BufferBinding<'a>,
@@ -37,7 +39,7 @@ pub struct LayerIo {
     pub(super) append: append::Bindings,
     /// This and the next are none where K is dense.
     pub(super) rotate_q: Option<Bound<Fwht>>,
-    pub(super) one: Option<Attending<FlashAttnVecTq>>,
+    pub(super) one: Option<BoundOne>,
     /// None where no step needs it.
     pub(super) several: Option<Attending<FlashAttnTile>>,
     /// From the cache's partials into `out`; none where it has none.
@@ -47,6 +49,13 @@ pub struct LayerIo {
     /// Tokens that q and out, and k and v, have room for.
     query_tokens: Room,
     kv_tokens: Room,
+}
+
+/// The attention of one token, bound.
+#[derive(Debug)]
+pub(super) enum BoundOne {
+    Rotated(Attending<FlashAttnVecTq>),
+    Whole(Bound<FlashAttnDecodeTq>),
 }
 
 /// An attention kernel bound to where it may have to write.
@@ -149,8 +158,14 @@ impl LayerIo {
                 Some(rotate) => Some(own.rotation(device, rotate, &io.q)?),
                 None => None,
             },
-            one: match &own.kind.attend {
-                Some(one) => Some(own.attending(io, |dst| own.one(device, one, &io.q, dst))?),
+            one: match &own.kind.one {
+                Some(One::Rotated(one)) => {
+                    let bound = own.attending(io, |dst| own.one(device, one, &io.q, dst))?;
+                    Some(BoundOne::Rotated(bound))
+                }
+                Some(One::Whole(whole, scratch)) => {
+                    Some(BoundOne::Whole(own.whole(device, whole, io, scratch)?))
+                }
                 None => None,
             },
             several: match &own.kind.tile {
@@ -247,6 +262,26 @@ impl<'a> Own<'a> {
             v_packed: self.buffers.v_packed.as_entire_buffer_binding(),
             v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
             dst,
+        };
+        kernel.bind(device, buffers)
+    }
+
+    fn whole(
+        &self,
+        device: &wgpu::Device,
+        kernel: &Kernel<FlashAttnDecodeTq>,
+        io: &Io<'_>,
+        scratch: &wgpu::Buffer,
+    ) -> Result<Bound<FlashAttnDecodeTq>> {
+        let buffers = flash_attn_decode_tq::Buffers {
+            params: self.block::<FlashAttnVecTqParams>(),
+            q: io.q.clone(),
+            k_packed: self.buffers.k.as_entire_buffer_binding(),
+            k_norms: self.k_norms(),
+            v_packed: self.buffers.v_packed.as_entire_buffer_binding(),
+            v_norms: self.buffers.v_norms.as_entire_buffer_binding(),
+            dst: io.out.clone(),
+            scratch: scratch.as_entire_buffer_binding(),
         };
         kernel.bind(device, buffers)
     }

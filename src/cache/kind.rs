@@ -7,11 +7,13 @@ use bytemuck::bytes_of;
 use super::append;
 use super::config::{Config, LayerConfig, Output};
 use super::history::History;
+use super::make::buffer;
 use crate::codec::{Direction, KeyFormat, Ring};
 use crate::contract::{Caps, Language, Launch, Plan};
 use crate::error::Result;
 use crate::gpu::{Kernel, Options};
 use crate::kernels::KernelSpec;
+use crate::kernels::flash_attn_decode_tq::{self, FlashAttnDecodeTq};
 use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
 use crate::kernels::flash_attn_vec_tq::{self, FlashAttnVecTq};
@@ -72,6 +74,7 @@ pub(super) struct Pools<'a> {
     pub store: Pool<'a, StoreKv>,
     rotate: Pool<'a, Fwht>,
     attend: Pool<'a, FlashAttnVecTq>,
+    whole: Pool<'a, FlashAttnDecodeTq>,
     tile: Pool<'a, FlashAttnTile>,
     reduce: Pool<'a, FlashAttnVecReduce>,
 }
@@ -85,6 +88,7 @@ impl<'a> Pools<'a> {
             store: Pool::new(device, config, &[2]),
             rotate: Pool::new(device, config, &[1]),
             attend: Pool::new(device, config, &[0]),
+            whole: Pool::new(device, config, &[0]),
             tile: Pool::new(device, config, &[0, 2]),
             reduce: Pool::new(device, config, &[0, 3]),
         }
@@ -100,8 +104,8 @@ pub(super) struct Kind {
     /// None where K is dense: then q is not rotated.
     pub rotate: Option<Arc<Kernel<Fwht>>>,
     pub unrotate: Arc<Kernel<Fwht>>,
-    /// Steps of one token over packed K.
-    pub attend: Option<Arc<Kernel<FlashAttnVecTq>>>,
+    /// Steps of one token; none where K is dense.
+    pub one: Option<One>,
     /// All others; none where there are none.
     pub tile: Option<Arc<Kernel<FlashAttnTile>>>,
     pub reduce: Arc<Kernel<FlashAttnVecReduce>>,
@@ -109,6 +113,16 @@ pub(super) struct Kind {
     output: Output,
     caps: Caps,
     language: Language,
+}
+
+/// The attention of one token over packed K.
+#[derive(Debug)]
+pub(super) enum One {
+    /// In the rotated basis, between rotations and a merge.
+    Rotated(Arc<Kernel<FlashAttnVecTq>>),
+    /// With all of these, and the scratch that layers of a kind share: dispatches of one pass that write
+    /// it follow each other.
+    Whole(Arc<Kernel<FlashAttnDecodeTq>>, wgpu::Buffer),
 }
 
 /// What a step is about to do.
@@ -140,6 +154,8 @@ pub(super) struct Launches {
 pub(super) enum Attend {
     /// By `flash_attn_vec_tq`.
     One(Launch),
+    /// By `flash_attn_decode_tq`, which takes the place of rotations and merge too.
+    Whole(Launch),
     /// By `flash_attn_tile`: the cache is one page, the step one sequence.
     Several(Launch, TileSequence),
 }
@@ -157,11 +173,9 @@ impl Kind {
         let (caps, language) = (*caps, cache.language);
         let rotation = |direction| rotation(config, direction).plan(&caps, language);
         let appending = append::Problems::of(config);
-        let one = attention(config);
-        let tiled = cache.max_step_tokens > 1 || one.is_none();
+        let packed_k = attention(config).is_some();
+        let tiled = cache.max_step_tokens > 1 || !packed_k;
         let tile = tiled.then(|| pools.tile.get(tile(config).plan(&caps, language)?));
-        let attend = one.map(|one| pools.attend.get(one.plan(&caps, language)?));
-        let packed_k = attend.is_some();
         let rotate = packed_k.then(|| pools.rotate.get(rotation(Direction::Forward)?));
         Ok(Self {
             config: *config,
@@ -169,7 +183,7 @@ impl Kind {
             append: appending.kernels(&caps, language, pools)?,
             rotate: rotate.transpose()?,
             unrotate: pools.rotate.get(rotation(Direction::Inverse)?)?,
-            attend: attend.transpose()?,
+            one: One::new(config, cache, &caps, pools)?,
             tile: tile.transpose()?,
             reduce: pools.reduce.get(reduction(config).plan(&caps, language)?)?,
             appending,
@@ -213,7 +227,8 @@ impl Kind {
     /// split is always enough, or where partials are the caller's.
     pub fn most_partials(&self, most_tokens: u32) -> Result<u64> {
         let mut most = 0;
-        for tokens in 1..=most_tokens {
+        let first = if self.scratch().is_some() { 2 } else { 1 };
+        for tokens in first..=most_tokens {
             let splits = self.own_splits(tokens, self.seen_by(tokens, self.config.capacity))?;
             if self.output == Output::Rows && splits > 1 {
                 most = most.max(self.partials_bytes(tokens, splits));
@@ -224,6 +239,14 @@ impl Kind {
             }
         }
         Ok(most)
+    }
+
+    /// The scratch of steps of one token, where they are one dispatch.
+    pub const fn scratch(&self) -> Option<&wgpu::Buffer> {
+        match &self.one {
+            Some(One::Whole(_, scratch)) => Some(scratch),
+            _ => None,
+        }
     }
 
     /// Positions from the first that a step's first token sees to the last, of `stored` ones.
@@ -253,6 +276,7 @@ impl Kind {
         let rows = span.tokens.saturating_mul(config.num_heads);
         let rotate = FwhtParams { head_dim: config.head_dim.get(), num_heads: rows };
         let rotate = |direction| rotation(config, direction).launch(&rotate, caps, *language);
+        let in_one = span.tokens == 1 && self.scratch().is_some();
         let reduce = FlashAttnVecReduceParams { nrows: rows, nwg };
         let reduce = reduction(config).launch(&reduce, caps)?;
         Ok(Launches {
@@ -262,11 +286,14 @@ impl Kind {
             attend: match attention(config) {
                 Some(one) if span.tokens == 1 => {
                     let params = config.attention(slots.len(), slots.start(), nwg);
-                    Attend::One(one.launch(&params, caps, *language)?)
+                    match self.scratch() {
+                        Some(_) => Attend::Whole(whole(one).launch(&params, caps, *language)?),
+                        None => Attend::One(one.launch(&params, caps, *language)?),
+                    }
                 }
                 _ => self.tile(span, slots, nwg)?,
             },
-            reduce: (self.output == Output::Rows && nwg > 1).then_some(reduce),
+            reduce: (self.output == Output::Rows && nwg > 1 && !in_one).then_some(reduce),
             history,
         })
     }
@@ -322,13 +349,38 @@ impl Kind {
     }
 }
 
+impl One {
+    /// One dispatch where the device can order its workgroups and the output is whole.
+    fn new(
+        config: &LayerConfig,
+        cache: &Config,
+        caps: &Caps,
+        pools: &mut Pools<'_>,
+    ) -> Result<Option<Self>> {
+        let Some(rotated) = attention(config) else { return Ok(None) };
+        let language = cache.language;
+        if cache.output == Output::Partials || !caps.storage_fence {
+            return Ok(Some(Self::Rotated(pools.attend.get(rotated.plan(caps, language)?)?)));
+        }
+        let whole = whole(rotated);
+        let most = whole.splits(config.most_visible(), caps, language)?;
+        let scratch = buffer(
+            pools.whole.device,
+            "KvCache scratch",
+            whole.scratch_bytes(most, caps, language)?,
+            wgpu::BufferUsages::STORAGE,
+        )?;
+        Ok(Some(Self::Whole(pools.whole.get(whole.plan(caps, language)?)?, scratch)))
+    }
+}
+
 impl Launches {
     /// The contents of the parameter slots, in order.
     pub fn blocks(&self) -> [&[u8]; slot::COUNT as usize] {
         let append = self.append.as_ref().map_or(&[][..], append::Launches::block);
         let reduce = |binding| self.reduce.as_ref().map_or(&[][..], |r| r.uniform(binding));
         let (attend, sequence) = match &self.attend {
-            Attend::One(launch) => (launch.uniform(0), &[][..]),
+            Attend::One(launch) | Attend::Whole(launch) => (launch.uniform(0), &[][..]),
             Attend::Several(launch, sequence) => (launch.uniform(0), bytes_of(sequence)),
         };
         [append, self.rotate.uniform(1), reduce(0), reduce(3), attend, sequence]
@@ -348,6 +400,12 @@ fn attention(config: &LayerConfig) -> Option<flash_attn_vec_tq::Problem> {
         num_heads: config.num_heads,
         num_kv_heads: config.num_kv_heads,
     })
+}
+
+/// The same in one dispatch.
+const fn whole(rotated: flash_attn_vec_tq::Problem) -> flash_attn_decode_tq::Problem {
+    let flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads } = rotated;
+    flash_attn_decode_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
 }
 
 fn tile(config: &LayerConfig) -> flash_attn_tile::Problem {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::bytes::Bytes;
 use super::config::{Config, LayerConfig};
 use super::history::History;
-use super::io::{Io, LayerBuffers, LayerIo, Own};
-use super::kind::{Attend, Kind, Launches, Span, slot};
+use super::io::{BoundOne, Io, LayerBuffers, LayerIo, Own};
+use super::kind::{Attend, Kind, Launches, One, Span, slot};
 use super::make::{
     buffer, check_largest_step, kinds, layer_buffers, most_partials, param_slot_bytes,
 };
@@ -233,7 +233,8 @@ impl KvCache {
     }
 
     /// Records the attention of the step's queries, each over the positions up to its own: rotates
-    /// q in place where K is packed, attends, and rotates the output back.
+    /// q in place where K is packed, attends, and rotates the output back. Where a step of one token is
+    /// one dispatch, q stays as it is.
     pub fn attend(&mut self, pass: &mut wgpu::ComputePass<'_>, io: &LayerIo) -> Result<()> {
         let (layer, step) = self.recording(io)?;
         if !layer.appended {
@@ -245,19 +246,20 @@ impl KvCache {
         io.check_attend(step.span.tokens)?;
         let (kind, launches) = (&self.kinds[layer.kind], &step.launches[layer.kind]);
         let rotate = [self.offset(step, layer.kind, slot::ROTATE)];
-        if let (Some(kernel), Some(bound)) = (&kind.rotate, &io.rotate_q) {
+        let rotates = !matches!(launches.attend, Attend::Whole(_));
+        if let (true, Some(kernel), Some(bound)) = (rotates, &kind.rotate, &io.rotate_q) {
             kernel.record_at(pass, bound, &launches.rotate, &rotate)?;
         }
-        self.attend_rotated(pass, io, layer.kind, step)?;
-        if let Some(unrotate) = &io.unrotate_out {
+        self.attend_alone(pass, io, layer.kind, step)?;
+        if let (true, Some(unrotate)) = (rotates, &io.unrotate_out) {
             kind.unrotate.record_at(pass, unrotate, &launches.unrotate, &rotate)?;
         }
         self.layers[io.layer].attended = true;
         Ok(())
     }
 
-    /// Attention itself, and the merge where the context is split.
-    fn attend_rotated(
+    /// Attention itself, and the merge where the context is split and has one to itself.
+    fn attend_alone(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
         io: &LayerIo,
@@ -267,21 +269,21 @@ impl KvCache {
         let (kind, launches) = (&self.kinds[index], &step.launches[index]);
         let at = |slot| self.offset(step, index, slot);
         let reduced = launches.reduce.is_some();
-        match &launches.attend {
-            Attend::One(launch) => {
-                let (Some(attend), Some(bound)) = (&kind.attend, &io.one) else {
-                    return Err(Misuse::Foreign { layer: io.layer }.into());
-                };
-                let offsets = [at(slot::ATTEND)];
-                attend.record_at(pass, bound.target(reduced), launch, &offsets)?;
+        match (&launches.attend, &kind.one, &io.one) {
+            (Attend::Whole(launch), Some(One::Whole(whole, _)), Some(BoundOne::Whole(bound))) => {
+                whole.record_at(pass, bound, launch, &[at(slot::ATTEND)])?;
             }
-            Attend::Several(launch, _) => {
+            (Attend::One(launch), Some(One::Rotated(one)), Some(BoundOne::Rotated(bound))) => {
+                one.record_at(pass, bound.target(reduced), launch, &[at(slot::ATTEND)])?;
+            }
+            (Attend::Several(launch, _), ..) => {
                 let (Some(tile), Some(bound)) = (&kind.tile, &io.several) else {
                     return Err(Misuse::Tokens { most: 1, found: step.span.tokens }.into());
                 };
                 let offsets = [at(slot::ATTEND), at(slot::SEQUENCE)];
                 tile.record_at(pass, bound.target(reduced), launch, &offsets)?;
             }
+            _ => return Err(Misuse::Foreign { layer: io.layer }.into()),
         }
         if let (Some(launch), Some(bound)) = (&launches.reduce, &io.reduce) {
             kind.reduce.record_at(pass, bound, launch, &[at(slot::NROWS), at(slot::NWG)])?;
@@ -379,6 +381,7 @@ impl KvCache {
             layers: self.config.layers.iter().map(LayerConfig::bytes).collect(),
             per_token: self.config.layers.iter().map(LayerConfig::bytes_per_token).sum(),
             partials: self.partials.as_ref().map_or(0, wgpu::Buffer::size),
+            scratch: self.kinds.iter().filter_map(Kind::scratch).map(wgpu::Buffer::size).sum(),
             parameters: self.params.size(),
         }
     }

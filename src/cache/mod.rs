@@ -32,6 +32,12 @@
 //! decodes a row once for a whole tile of queries; long contexts are split and merged by
 //! `flash_attn_vec_reduce` either way.
 //!
+//! # One dispatch
+//!
+//! Where [`Caps::storage_fence`](crate::contract::Caps::storage_fence) is set and the output is
+//! [`Output::Rows`], a step of one token over packed K is a single `flash_attn_decode_tq` in place of
+//! these four. q is not rotated in place then. Its scratch is zero when it is made and left so.
+//!
 //! # Dense K
 //!
 //! A format such as `kf16v4` stores K as it is, in f16 or f32, and V as codes: for models whose K

@@ -125,6 +125,39 @@ fn a_prompt_in_one_step_is_the_same_prompt_token_by_token() {
     assert!(nrmse(&last[0][..128], &want[0][128..256]) > 0.1);
 }
 
+/// Steps of one token in one dispatch and in four, on layers that share a scratch: both right, and q is
+/// left alone by the former only.
+#[test]
+fn one_dispatch_and_four_both_equal_the_oracle() {
+    if without_gpu() {
+        return;
+    }
+    let wide = LayerConfig { num_heads: 6, ..layer("k3v6", 300) };
+    let layers = vec![layer("k8v4", 300), wide, layer("k8v4", 300), ring("k4v4", 300, 200)];
+    let config = Config::new(layers, 50);
+    let tokens = text(&config, 5, 0..252);
+    for fence in [true, false] {
+        let mut gpu = gpu(&Selection::default());
+        if fence && !gpu.caps.storage_fence {
+            continue;
+        }
+        gpu.caps.storage_fence = fence;
+        let mut rig = Rig::on(gpu, &config);
+        assert_eq!(rig.cache.bytes().scratch > 0, fence);
+        for part in tokens[..250].chunks(50) {
+            rig.step(part);
+        }
+        for end in [251, 252] {
+            let outputs = rig.step(&tokens[end - 1..end]);
+            rig.judge(&tokens[..end], &outputs).unwrap();
+            for index in 0..config.layers.len() {
+                let q = &tokens[end - 1][index][0];
+                assert_eq!(rig.q(index)[..q.len()] == q[..], fence, "layer {index}");
+            }
+        }
+    }
+}
+
 /// Long enough for several splits, which the cache's own partials take.
 #[test]
 fn a_split_context_equals_the_oracle() {

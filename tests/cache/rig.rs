@@ -129,6 +129,11 @@ impl Rig {
         engine.iter().enumerate().map(of_layer).collect()
     }
 
+    /// What the q of a layer holds.
+    pub fn q(&self, layer: usize) -> Vec<f32> {
+        bytemuck::pod_collect_to_vec(&read(&self.gpu, &self.engine[layer].buffers[0]))
+    }
+
     /// One step in a submit of its own; the output of each layer.
     pub fn step(&mut self, tokens: &[Token]) -> Vec<Vec<f32>> {
         self.upload(&self.engine, tokens);
