@@ -52,8 +52,8 @@ kernel void dequantize_kv(
     uint bit = octet * 8u * BITS;
     uint word = row * ROW_WORDS + bit / 32u;
     uint2 words = uint2(packed[word], packed[word + second_word(bit, BITS)]);
-    float4 lo = centroids(codebook, four_codes(words, bit % 32u, BITS), BITS, 0u) * scale;
-    float4 hi = centroids(codebook, four_codes(words, bit % 32u + 4u * BITS, BITS), BITS, 0u) * scale;
+    float4 lo = centroids(codebook, uint2(four_codes(words, bit % 32u, BITS), 0u), 0u, BITS, 0u) * scale;
+    float4 hi = centroids(codebook, uint2(four_codes(words, bit % 32u + 4u * BITS, BITS), 0u), 0u, BITS, 0u) * scale;
     uint at = token * params.dst_token_stride + kv_head * params.dst_head_stride + octet * 8u;
     for (uint c = 0; c < 4u; c++) {
         dst[at + c] = lo[c];

@@ -82,7 +82,7 @@ template <uint WORDS, uint BITS>
 inline half4 decoded(threadgroup const float *codebook, thread const uint (&words)[WORDS], uint i, uint base) {
     uint bit = 4u * i * BITS;
     uint2 two = uint2(words[bit / 32u], words[min(bit / 32u + 1u, WORDS - 1u)]);
-    return half4(centroids(codebook, four_codes(two, bit % 32u, BITS), BITS, base));
+    return half4(centroids(codebook, two, bit % 32u, BITS, base));
 }
 
 // Coordinate, of those of a simdgroup, of column x of its strip.

@@ -237,6 +237,7 @@ fn ring(codec: Codec) -> Case {
 fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
     let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Srht);
     let attention = parity::flash_attn_vec_tq::Case {
+        context: Context::Long,
         k_bits: Bits::B4,
         codec,
         num_heads: 4,

@@ -428,7 +428,7 @@ fn plans_beyond_a_device_are_refused_with_need_and_found() {
     assert!(error.contains("max_compute_workgroup_storage_size"), "{error}");
     assert!(error.contains("4096"), "{error}");
     for floor in [-0.1, 1.1, f32::NAN] {
-        let skipping = problem.plan_skipping(floor, &Caps::APPLE, Language::Msl);
+        let skipping = problem.plan_for(kernels::Context::Long, floor, &Caps::APPLE, Language::Msl);
         let error = skipping.unwrap_err().to_string();
         assert!(error.contains("weight_floor") && error.contains("0 to 1"), "{error}");
     }

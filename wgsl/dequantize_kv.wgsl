@@ -52,8 +52,8 @@ fn main(
     let bit = octet * 8u * BITS;
     let word = row * ROW_WORDS + bit / 32u;
     let words = vec2(packed[word], packed[word + second_word(bit, BITS)]);
-    let lo = centroids(four_codes(words, bit % 32u, BITS), BITS, 0u) * scale;
-    let hi = centroids(four_codes(words, bit % 32u + 4u * BITS, BITS), BITS, 0u) * scale;
+    let lo = centroids(vec2(four_codes(words, bit % 32u, BITS), 0u), 0u, BITS, 0u) * scale;
+    let hi = centroids(vec2(four_codes(words, bit % 32u + 4u * BITS, BITS), 0u), 0u, BITS, 0u) * scale;
     let at = token * params.dst_token_stride + kv_head * params.dst_head_stride + octet * 8u;
     for (var c = 0u; c < 4u; c++) {
         dst[at + c] = lo[c];

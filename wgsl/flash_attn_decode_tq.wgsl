@@ -80,49 +80,63 @@ fn main(
     var query = array<vec4<f32>, GROUP * VECS>();
     for (var h = 0u; h < GROUP; h++) { // unroll
         for (var i = 0u; i < VECS; i++) { // unroll
-            query[h * VECS + i] = merge_acc[(h * HEAD_DIM + lane * COORDS) / 4u + i];
+            query[h * VECS + i] = acc_get((h * HEAD_DIM + lane * COORDS) / 4u + i);
         }
+    }
+    if (LOOK_UP_TABLE) { // in the memory that q was in
+        workgroupBarrier();
+        look_up_fill(tid);
+        workgroupBarrier();
     }
 
     var running = nothing_seen(sum_start(exchange_fits(in)));
-    for (var base = begin; base < end; base += TILE) {
-        var tile = next;
-        if (base + TILE < end) {
-            next = tile_at(tid, base + TILE, end, kv_head);
-        }
+    // A loop with its only exit at the end: drivers then keep what it carries in place.
+    if (begin < end) {
+        var base = begin;
+        loop {
+            var tile = next;
+            if (base + TILE < end) {
+                next = tile_at(tid, base + TILE, end, kv_head);
+            }
 
-        // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
-        let scores = lane_scores(&tile, &query);
-        scores_put(in, scores);
-        if (EXCHANGE_BARRIER) {
-            workgroupBarrier();
-        }
-        var owned = scaled_sums(&tile, block_sums(in, scores));
-        if (NORMS_PER_POS > 1u) {
-            owned_put(in, BLOCKS_ROUND, owned);
+            // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
+            let scores = lane_scores(tid, &tile, &query);
+            scores_put(in, scores);
             if (EXCHANGE_BARRIER) {
                 workgroupBarrier();
             }
-            owned = row_sums(in, owned);
-        }
-        owned = visible_scores(tid, base, end, owned);
+            var owned = scaled_sums(&tile, block_sums(in, scores));
+            if (NORMS_PER_POS > 1u) {
+                owned_put(in, BLOCKS_ROUND, owned);
+                if (EXCHANGE_BARRIER) {
+                    workgroupBarrier();
+                }
+                owned = row_sums(in, owned);
+            }
+            owned = visible_scores(tid, base, end, owned);
 
-        // Phase 3: running softmax; scores become weights.
-        owned_put(in, MAXIMA_ROUND, owned);
-        if (EXCHANGE_BARRIER) {
-            workgroupBarrier();
-        }
-        if (some_rise(in, owned, running.owned_top, running.top)) {
-            rescale(in, owned, &running);
-        }
-        owned = weigh(&tile, owned, &running);
-        owned_put(in, WEIGHTS_ROUND, owned);
-        if (EXCHANGE_BARRIER) {
-            workgroupBarrier();
-        }
+            // Phase 3: running softmax; scores become weights.
+            owned_put(in, MAXIMA_ROUND, owned);
+            if (EXCHANGE_BARRIER) {
+                workgroupBarrier();
+            }
+            if (some_rise(in, owned, running.owned_top, running.top)) {
+                rescale(in, owned, &running);
+            }
+            owned = weigh(&tile, owned, &running);
+            owned_put(in, WEIGHTS_ROUND, owned);
+            if (EXCHANGE_BARRIER) {
+                workgroupBarrier();
+            }
 
-        // Phase 4: add the weighted V rows.
-        add_rows(in, &tile, owned, &running);
+            // Phase 4: add the weighted V rows.
+            add_rows(in, &tile, owned, &running);
+
+            continuing {
+                base += TILE;
+                break if base >= end;
+            }
+        }
     }
 
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time; store the output, still
@@ -137,7 +151,7 @@ fn main(
         for (var h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) { // unroll
             for (var i = 0u; i < VECS; i++) { // unroll
                 let at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
-                merge_acc[at / 4u + i] = running.acc[h * VECS + i];
+                acc_put(at / 4u + i, running.acc[h * VECS + i]);
             }
         }
         workgroupBarrier();
@@ -203,11 +217,11 @@ fn rotate_wide(row: u32, t: u32, head: u32) {
     put_wide(row, t, pass_wide(x));
 }
 
-// Second pass: from row `row` of the exchange to merge_acc, which nobody uses yet, as row `h`.
+// Second pass: from row `row` of the exchange to the merge's memory, which nobody uses yet, as row `h`.
 fn rotate_near(row: u32, t: u32, h: u32) {
     var x = scaled(pass_near(get_near(row, t)), INV_SQRT_HEAD_DIM);
     for (var m = 0u; m < EPT; m += 4u) { // unroll
-        merge_acc[(h * HEAD_DIM + t * EPT + m) / 4u] = vec4(x[m], x[m + 1u], x[m + 2u], x[m + 3u]);
+        acc_put((h * HEAD_DIM + t * EPT + m) / 4u, vec4(x[m], x[m + 1u], x[m + 2u], x[m + 3u]));
     }
 }
 
@@ -272,19 +286,19 @@ fn put_partial(first_head: u32, h: u32, nth: u32, f: u32, split: u32) {
     }
 }
 
-// Reads the pairs of all splits into merge_acc, which is free by now: (S, M, S, M) of two splits
+// Reads the pairs of all splits into the merge's memory, which is free by now: (S, M, S, M) of two splits
 // a vector, [head][split / 2]. Splits up to a multiple of SPLITS_AT_ONCE have seen nothing.
 fn get_pairs(tid: u32, first_head: u32, end_head: u32) {
-    let pairs = (params.nwg + SPLITS_AT_ONCE - 1u) / SPLITS_AT_ONCE * SPLITS_AT_ONCE / 2u;
-    for (var x = tid; x < GROUP * pairs; x += WORKGROUP_SIZE) {
-        let h = x / pairs;
-        let w = x % pairs * 2u;
+    let halves = (params.nwg + SPLITS_AT_ONCE - 1u) / SPLITS_AT_ONCE * SPLITS_AT_ONCE / 2u;
+    for (var x = tid; x < GROUP * halves; x += WORKGROUP_SIZE) {
+        let h = x / halves;
+        let w = x % halves * 2u;
         let head = min(first_head + h, end_head - 1u);
         let even = pair_at(head, min(w, params.nwg - 1u));
         let odd = pair_at(head, min(w + 1u, params.nwg - 1u));
         let seen = vec4(scratch_get(even), scratch_get(even + 1u), scratch_get(odd), scratch_get(odd + 1u));
-        merge_acc[h * (MAX_SPLITS / 2u) + x % pairs] =
-            vec4(pair_of(seen.xy, w < params.nwg), pair_of(seen.zw, w + 1u < params.nwg));
+        let both = vec4(pair_of(seen.xy, w < params.nwg), pair_of(seen.zw, w + 1u < params.nwg));
+        acc_put(h * (MAX_SPLITS / 2u) + x % halves, both);
     }
 }
 
@@ -297,10 +311,10 @@ fn pair_of(seen: vec2<f32>, exists: bool) -> vec2<f32> {
 // Puts the merged splits of query head `head + row`, `h + row` of the group, thread u of those that
 // share the row, into row `row` of the exchange.
 fn merge_splits(row: u32, u: u32, h: u32, head: u32) {
-    let pairs = (h + row) * (MAX_SPLITS / 2u);
+    let first = (h + row) * (MAX_SPLITS / 2u);
     var top = NO_SCORE;
     for (var w = 0u; w < params.nwg; w += 2u) {
-        let two = merge_acc[pairs + w / 2u];
+        let two = acc_get(first + w / 2u);
         top = max(top, max(two.y, two.w));
     }
     for (var c = u; c < HEAD_DIM; c += MERGED * MERGE_THREADS) {
@@ -315,7 +329,7 @@ fn merge_splits(row: u32, u: u32, h: u32, head: u32) {
                 }
             }
             for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
-                let two = merge_acc[pairs + w / 2u + j / 2u];
+                let two = acc_get(first + w / 2u + j / 2u);
                 let pair = select(two.xy, two.zw, j % 2u == 1u);
                 let weight = select(exp(pair.y - top), 0.0, pair.x == 0.0);
                 sum += weight * pair.x;

@@ -183,7 +183,7 @@ fn main(
                 for (var i = 0u; i < TURN_VECS; i++) { // unroll
                     let bit = 4u * (turn * TURN_VECS + i) * K_BITS;
                     let words = vec2(codes.k[l][bit / 32u], codes.k[l][min(bit / 32u + 1u, K_WORDS - 1u)]);
-                    let x = vec4<f16>(centroids(four_codes(words, bit % 32u, K_BITS), K_BITS, 0u));
+                    let x = vec4<f16>(centroids(words, bit % 32u, K_BITS, 0u));
                     decoded[i] = x;
                 }
                 for (var i = 0u; i < TURN_VECS; i++) { // unroll
@@ -277,7 +277,7 @@ fn main(
                 for (var i = 0u; i < TURN_VECS; i++) { // unroll
                     let bit = 4u * (turn * TURN_VECS + i) * V_BITS;
                     let words = vec2(codes.v[l][bit / 32u], codes.v[l][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                    let x = vec4<f16>(centroids(four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE));
+                    let x = vec4<f16>(centroids(words, bit % 32u, V_BITS, V_BASE));
                     decoded[i] = x;
                 }
                 for (var i = 0u; i < TURN_VECS; i++) { // unroll

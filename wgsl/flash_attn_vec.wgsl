@@ -144,7 +144,7 @@ fn main(
         for (var h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) { // unroll
             for (var i = 0u; i < VECS; i++) { // unroll
                 let at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
-                merge_acc[at / 4u + i] = acc[h * VECS + i];
+                acc_put(at / 4u + i, acc[h * VECS + i]);
             }
         }
         workgroupBarrier();

@@ -61,46 +61,59 @@ fn main(
     }
     codebook_fill(tid);
     workgroupBarrier();
+    if (LOOK_UP_TABLE) {
+        look_up_fill(tid);
+        workgroupBarrier();
+    }
 
     var running = nothing_seen(sum_start(exchange_fits(in)));
-    for (var base = begin; base < end; base += TILE) {
-        var tile = next;
-        if (base + TILE < end) {
-            next = tile_at(tid, base + TILE, end, kv_head);
-        }
+    // A loop with its only exit at the end: drivers then keep what it carries in place.
+    if (begin < end) {
+        var base = begin;
+        loop {
+            var tile = next;
+            if (base + TILE < end) {
+                next = tile_at(tid, base + TILE, end, kv_head);
+            }
 
-        // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
-        let scores = lane_scores(&tile, &query);
-        scores_put(in, scores);
-        if (EXCHANGE_BARRIER) {
-            workgroupBarrier();
-        }
-        var owned = scaled_sums(&tile, block_sums(in, scores));
-        if (NORMS_PER_POS > 1u) {
-            owned_put(in, BLOCKS_ROUND, owned);
+            // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
+            let scores = lane_scores(tid, &tile, &query);
+            scores_put(in, scores);
             if (EXCHANGE_BARRIER) {
                 workgroupBarrier();
             }
-            owned = row_sums(in, owned);
-        }
-        owned = visible_scores(tid, base, end, owned);
+            var owned = scaled_sums(&tile, block_sums(in, scores));
+            if (NORMS_PER_POS > 1u) {
+                owned_put(in, BLOCKS_ROUND, owned);
+                if (EXCHANGE_BARRIER) {
+                    workgroupBarrier();
+                }
+                owned = row_sums(in, owned);
+            }
+            owned = visible_scores(tid, base, end, owned);
 
-        // Phase 3: running softmax; scores become weights.
-        owned_put(in, MAXIMA_ROUND, owned);
-        if (EXCHANGE_BARRIER) {
-            workgroupBarrier();
-        }
-        if (some_rise(in, owned, running.owned_top, running.top)) {
-            rescale(in, owned, &running);
-        }
-        owned = weigh(&tile, owned, &running);
-        owned_put(in, WEIGHTS_ROUND, owned);
-        if (EXCHANGE_BARRIER) {
-            workgroupBarrier();
-        }
+            // Phase 3: running softmax; scores become weights.
+            owned_put(in, MAXIMA_ROUND, owned);
+            if (EXCHANGE_BARRIER) {
+                workgroupBarrier();
+            }
+            if (some_rise(in, owned, running.owned_top, running.top)) {
+                rescale(in, owned, &running);
+            }
+            owned = weigh(&tile, owned, &running);
+            owned_put(in, WEIGHTS_ROUND, owned);
+            if (EXCHANGE_BARRIER) {
+                workgroupBarrier();
+            }
 
-        // Phase 4: add the weighted V rows.
-        add_rows(in, &tile, owned, &running);
+            // Phase 4: add the weighted V rows.
+            add_rows(in, &tile, owned, &running);
+
+            continuing {
+                base += TILE;
+                break if base >= end;
+            }
+        }
     }
 
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
@@ -114,7 +127,7 @@ fn main(
         for (var h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) { // unroll
             for (var i = 0u; i < VECS; i++) { // unroll
                 let at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
-                merge_acc[at / 4u + i] = running.acc[h * VECS + i];
+                acc_put(at / 4u + i, running.acc[h * VECS + i]);
             }
         }
         workgroupBarrier();

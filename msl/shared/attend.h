@@ -127,7 +127,7 @@ inline Scores lane_scores(threadgroup const float *codebook, thread const Tile &
         for (uint i = 0; i < VECS; i++) {
             uint bit = 4u * i * K_BITS;
             uint2 words = uint2(tile.k[r][bit / 32u], tile.k[r][min(bit / 32u + 1u, K_WORDS - 1u)]);
-            float4 x = centroids(codebook, four_codes(words, bit % 32u, K_BITS), K_BITS, 0u);
+            float4 x = centroids(codebook, words, bit % 32u, K_BITS, 0u);
             for (uint h = 0; h < GROUP; h++) {
                 uint v = r * GROUP_PAD + h;
                 scores.x[v] = dot_add(x, query[h * VECS + i], scores.x[v]);
@@ -198,7 +198,7 @@ inline void add_rows(threadgroup const float *codebook, uint simd_lane, thread c
             for (uint i = 0; i < VECS; i++) {
                 uint bit = 4u * i * V_BITS;
                 uint2 words = uint2(tile.v[r][bit / 32u], tile.v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                float4 x = centroids(codebook, four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
+                float4 x = centroids(codebook, words, bit % 32u, V_BITS, V_BASE);
                 for (uint h = 0; h < GROUP; h++) {
                     running.acc[h * VECS + i] = fma(float4(weights[h]), x, running.acc[h * VECS + i]);
                 }

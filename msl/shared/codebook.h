@@ -31,14 +31,24 @@ inline uint four_codes(uint2 words, uint at, uint bits) {
     return funnel(words, at);
 }
 
-// Centroids of four codes, by the codebook of this width at `base`.
-inline float4 centroids(threadgroup const float *codebook, uint codes, uint bits, uint base) {
-    uint mask = (1u << bits) - 1u;
+// `width` bits, `skip` after the first of four codes of `bits` bits that start at bit `at` of two words.
+inline uint field(uint2 words, uint at, uint bits, uint skip, uint width) {
+    uint mask = (1u << width) - 1u;
+    if (32u % (4u * bits) == 0u) { // never in both words
+        uint shift = at % 32u + skip;
+        return ((at >= 32u ? words.y : words.x) & (mask << shift)) >> shift;
+    }
+    return (funnel(words, at) & (mask << skip)) >> skip;
+}
+
+// Centroids of the four codes of `bits` bits that start at bit `at` of two words, by the codebook of
+// this width at `base`.
+inline float4 centroids(threadgroup const float *codebook, uint2 words, uint at, uint bits, uint base) {
     return float4(
-        codebook[base + (codes & mask)],
-        codebook[base + ((codes >> bits) & mask)],
-        codebook[base + ((codes >> (2u * bits)) & mask)],
-        codebook[base + ((codes >> (3u * bits)) & mask)]);
+        codebook[base + field(words, at, bits, 0u, bits)],
+        codebook[base + field(words, at, bits, bits, bits)],
+        codebook[base + field(words, at, bits, 2u * bits, bits)],
+        codebook[base + field(words, at, bits, 3u * bits, bits)]);
 }
 
 // Factor from a centroid to a rotated coordinate, given the norm of its block.

@@ -8,8 +8,8 @@ struct Octet {
 
 inline Octet octet_of_codes(
     threadgroup const float *codebook, uint2 words, uint bit, uint bits, uint base, float factor) {
-    float4 lo = centroids(codebook, four_codes(words, bit % 32u, bits), bits, base);
-    float4 hi = centroids(codebook, four_codes(words, bit % 32u + 4u * bits, bits), bits, base);
+    float4 lo = centroids(codebook, uint2(four_codes(words, bit % 32u, bits), 0u), 0u, bits, base);
+    float4 hi = centroids(codebook, uint2(four_codes(words, bit % 32u + 4u * bits, bits), 0u), 0u, bits, base);
     return Octet{lo * factor, hi * factor};
 }
 

@@ -6,6 +6,7 @@ use super::kind::{Kind, One};
 use super::misuse::Misuse;
 use crate::error::{Error, Result};
 use crate::gpu::{Bound, Kernel};
+use crate::kernels::Context;
 use crate::kernels::flash_attn_decode_tq::{self, FlashAttnDecodeTq};
 use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
@@ -160,12 +161,16 @@ impl LayerIo {
             },
             one: match &own.kind.one {
                 Some(One::Rotated(one)) => {
-                    let bound = own.attending(io, |dst| own.one(device, one, &io.q, dst))?;
+                    let bound = own
+                        .attending(io, |dst| own.one(device, one.of(Context::Long), &io.q, dst))?;
                     Some(BoundOne::Rotated(bound))
                 }
-                Some(One::Whole(whole, scratch)) => {
-                    Some(BoundOne::Whole(own.whole(device, whole, io, scratch)?))
-                }
+                Some(One::Whole(whole, scratch)) => Some(BoundOne::Whole(own.whole(
+                    device,
+                    whole.of(Context::Long),
+                    io,
+                    scratch,
+                )?)),
                 None => None,
             },
             several: match &own.kind.tile {

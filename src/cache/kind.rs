@@ -12,7 +12,6 @@ use crate::codec::{Direction, KeyFormat, Ring};
 use crate::contract::{Caps, Language, Launch, Plan};
 use crate::error::Result;
 use crate::gpu::{Kernel, Options};
-use crate::kernels::KernelSpec;
 use crate::kernels::flash_attn_decode_tq::{self, FlashAttnDecodeTq};
 use crate::kernels::flash_attn_tile::{self, FlashAttnTile};
 use crate::kernels::flash_attn_vec_reduce::{self, FlashAttnVecReduce};
@@ -21,6 +20,7 @@ use crate::kernels::fwht::{self, Fwht};
 use crate::kernels::quantize_k_and_v::QuantizeKAndV;
 use crate::kernels::quantize_kv::QuantizeKv;
 use crate::kernels::store_kv::StoreKv;
+use crate::kernels::{Context, KernelSpec};
 use crate::params::{
     FlashAttnTileParams, FlashAttnVecReduceParams, FwhtParams, QuantizeKvParams, TileSequence,
     partials_floats,
@@ -115,14 +115,21 @@ pub(super) struct Kind {
     language: Language,
 }
 
+/// The pipelines of an attention kernel, by the length of the context.
+#[derive(Debug)]
+pub(super) struct Contexts<K> {
+    short: Arc<Kernel<K>>,
+    long: Arc<Kernel<K>>,
+}
+
 /// The attention of one token over packed K.
 #[derive(Debug)]
 pub(super) enum One {
     /// In the rotated basis, between rotations and a merge.
-    Rotated(Arc<Kernel<FlashAttnVecTq>>),
+    Rotated(Contexts<FlashAttnVecTq>),
     /// With all of these, and the scratch that layers of a kind share: dispatches of one pass that write
     /// it follow each other.
-    Whole(Arc<Kernel<FlashAttnDecodeTq>>, wgpu::Buffer),
+    Whole(Contexts<FlashAttnDecodeTq>, wgpu::Buffer),
 }
 
 /// What a step is about to do.
@@ -153,9 +160,9 @@ pub(super) struct Launches {
 #[derive(Debug)]
 pub(super) enum Attend {
     /// By `flash_attn_vec_tq`.
-    One(Launch),
+    One(Launch, Context),
     /// By `flash_attn_decode_tq`, which takes the place of rotations and merge too.
-    Whole(Launch),
+    Whole(Launch, Context),
     /// By `flash_attn_tile`: the cache is one page, the step one sequence.
     Several(Launch, TileSequence),
 }
@@ -229,7 +236,7 @@ impl Kind {
         let mut most = 0;
         let first = if self.scratch().is_some() { 2 } else { 1 };
         for tokens in first..=most_tokens {
-            let splits = self.own_splits(tokens, self.seen_by(tokens, self.config.capacity))?;
+            let splits = self.most_splits(tokens, self.seen_by(tokens, self.config.capacity))?;
             if self.output == Output::Rows && splits > 1 {
                 most = most.max(self.partials_bytes(tokens, splits));
             }
@@ -265,6 +272,14 @@ impl Kind {
         }
     }
 
+    /// The largest number of splits for a step of `tokens` tokens that see up to `visible` positions.
+    fn most_splits(&self, tokens: u32, visible: u32) -> Result<u32> {
+        match attention(&self.config) {
+            Some(one) if tokens == 1 => one.most_splits(visible, &self.caps, self.language),
+            _ => self.own_splits(tokens, visible),
+        }
+    }
+
     /// The dispatches of a step that ends with `history`.
     pub fn launches(&self, span: Span, history: History) -> Result<Launches> {
         let Self { config, caps, language, .. } = self;
@@ -286,9 +301,12 @@ impl Kind {
             attend: match attention(config) {
                 Some(one) if span.tokens == 1 => {
                     let params = config.attention(slots.len(), slots.start(), nwg);
+                    let context = Context::of(self.seen_by(1, slots.len()));
                     match self.scratch() {
-                        Some(_) => Attend::Whole(whole(one).launch(&params, caps, *language)?),
-                        None => Attend::One(one.launch(&params, caps, *language)?),
+                        Some(_) => {
+                            Attend::Whole(whole(one).launch(&params, caps, *language)?, context)
+                        }
+                        None => Attend::One(one.launch(&params, caps, *language)?, context),
                     }
                 }
                 _ => self.tile(span, slots, nwg)?,
@@ -349,6 +367,21 @@ impl Kind {
     }
 }
 
+impl<K: KernelSpec> Contexts<K> {
+    fn new(pool: &mut Pool<'_, K>, plan: impl Fn(Context) -> Result<Plan>) -> Result<Self> {
+        let [short, long] = [Context::Short, Context::Long].map(|c| pool.get(plan(c)?));
+        Ok(Self { short: short?, long: long? })
+    }
+
+    /// The pipeline of a context; both have the same bindings.
+    pub const fn of(&self, context: Context) -> &Arc<Kernel<K>> {
+        match context {
+            Context::Short => &self.short,
+            Context::Long => &self.long,
+        }
+    }
+}
+
 impl One {
     /// One dispatch where the device can order its workgroups and the output is whole.
     fn new(
@@ -360,17 +393,19 @@ impl One {
         let Some(rotated) = attention(config) else { return Ok(None) };
         let language = cache.language;
         if cache.output == Output::Partials || !caps.storage_fence {
-            return Ok(Some(Self::Rotated(pools.attend.get(rotated.plan(caps, language)?)?)));
+            let plan = |context| rotated.plan_for(context, 0.0, caps, language);
+            return Ok(Some(Self::Rotated(Contexts::new(&mut pools.attend, plan)?)));
         }
         let whole = whole(rotated);
-        let most = whole.splits(config.most_visible(), caps, language)?;
+        let most = whole.most_splits(config.most_visible(), caps, language)?;
         let scratch = buffer(
             pools.whole.device,
             "KvCache scratch",
             whole.scratch_bytes(most, caps, language)?,
             wgpu::BufferUsages::STORAGE,
         )?;
-        Ok(Some(Self::Whole(pools.whole.get(whole.plan(caps, language)?)?, scratch)))
+        let plan = |context| whole.plan_for(context, caps, language);
+        Ok(Some(Self::Whole(Contexts::new(&mut pools.whole, plan)?, scratch)))
     }
 }
 
@@ -380,7 +415,7 @@ impl Launches {
         let append = self.append.as_ref().map_or(&[][..], append::Launches::block);
         let reduce = |binding| self.reduce.as_ref().map_or(&[][..], |r| r.uniform(binding));
         let (attend, sequence) = match &self.attend {
-            Attend::One(launch) | Attend::Whole(launch) => (launch.uniform(0), &[][..]),
+            Attend::One(launch, _) | Attend::Whole(launch, _) => (launch.uniform(0), &[][..]),
             Attend::Several(launch, sequence) => (launch.uniform(0), bytes_of(sequence)),
         };
         [append, self.rotate.uniform(1), reduce(0), reduce(3), attend, sequence]

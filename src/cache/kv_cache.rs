@@ -246,7 +246,7 @@ impl KvCache {
         io.check_attend(step.span.tokens)?;
         let (kind, launches) = (&self.kinds[layer.kind], &step.launches[layer.kind]);
         let rotate = [self.offset(step, layer.kind, slot::ROTATE)];
-        let rotates = !matches!(launches.attend, Attend::Whole(_));
+        let rotates = !matches!(launches.attend, Attend::Whole(..));
         if let (true, Some(kernel), Some(bound)) = (rotates, &kind.rotate, &io.rotate_q) {
             kernel.record_at(pass, bound, &launches.rotate, &rotate)?;
         }
@@ -270,11 +270,24 @@ impl KvCache {
         let at = |slot| self.offset(step, index, slot);
         let reduced = launches.reduce.is_some();
         match (&launches.attend, &kind.one, &io.one) {
-            (Attend::Whole(launch), Some(One::Whole(whole, _)), Some(BoundOne::Whole(bound))) => {
-                whole.record_at(pass, bound, launch, &[at(slot::ATTEND)])?;
+            (
+                Attend::Whole(launch, context),
+                Some(One::Whole(whole, _)),
+                Some(BoundOne::Whole(bound)),
+            ) => {
+                whole.of(*context).record_at(pass, bound, launch, &[at(slot::ATTEND)])?;
             }
-            (Attend::One(launch), Some(One::Rotated(one)), Some(BoundOne::Rotated(bound))) => {
-                one.record_at(pass, bound.target(reduced), launch, &[at(slot::ATTEND)])?;
+            (
+                Attend::One(launch, context),
+                Some(One::Rotated(one)),
+                Some(BoundOne::Rotated(bound)),
+            ) => {
+                one.of(*context).record_at(
+                    pass,
+                    bound.target(reduced),
+                    launch,
+                    &[at(slot::ATTEND)],
+                )?;
             }
             (Attend::Several(launch, _), ..) => {
                 let (Some(tile), Some(bound)) = (&kind.tile, &io.several) else {

@@ -6,7 +6,7 @@
 use super::flash_attn_vec_tq::{self, Problem as VecProblem};
 use super::row_groups::{READING_AHEAD, RowGroups};
 use super::rows::Rows;
-use super::{has_signs, kernel, rotation_constants};
+use super::{Context, has_signs, kernel, rotation_constants};
 use crate::codec::{Bits, Codec};
 use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan, constant};
 use crate::error::{Error, Result};
@@ -96,7 +96,7 @@ impl Problem {
         }
     }
 
-    fn groups(&self, caps: &Caps, language: Language) -> Result<Groups> {
+    fn groups(&self, context: Context, caps: &Caps, language: Language) -> Result<Groups> {
         if caps.max_workgroup_threads < THREADS {
             return Err(Error::Limit {
                 kernel: CONTRACT.stem,
@@ -105,7 +105,7 @@ impl Problem {
                 found: caps.max_workgroup_threads.into(),
             });
         }
-        let mut attention = RowGroups::choose(self.rotated().shape(), caps, language)?;
+        let mut attention = RowGroups::choose(self.rotated().shape(), context, caps, language)?;
         let coordinates = if attention.subgroups { COORDINATES } else { COORDINATES_IN_MEMORY };
         let most = (coordinates / self.codec.head_dim.get()).max(1);
         let rows = Rows::of(
@@ -118,11 +118,16 @@ impl Problem {
         Ok(Groups { attention, rows })
     }
 
-    /// Chooses the constants.
+    /// Chooses the constants, for a long context.
     ///
     /// WGSL needs [`Caps::storage_fence`]; the MSL needs Metal 3.2.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
-        let Groups { attention, rows } = self.groups(caps, language)?;
+        self.plan_for(Context::Long, caps, language)
+    }
+
+    /// The same for any context.
+    pub fn plan_for(&self, context: Context, caps: &Caps, language: Language) -> Result<Plan> {
+        let Groups { attention, rows } = self.groups(context, caps, language)?;
         let mut plan = self.rotated().plan_of(&attention, 0.0, language);
         let signs = has_signs(self.codec.rotation);
         plan.contract = &CONTRACT;
@@ -139,15 +144,21 @@ impl Problem {
         Ok(plan)
     }
 
+    /// The largest number of splits for up to `visible` positions.
+    pub fn most_splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
+        let short = self.splits(visible.min(Context::LONG - 1), caps, language)?;
+        Ok(short.max(self.splits(visible, caps, language)?))
+    }
+
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
-        let attention = self.groups(caps, language)?.attention;
+        let attention = self.groups(Context::of(visible), caps, language)?.attention;
         Ok(attention.splits(self.rotated().shape(), visible, READING_AHEAD))
     }
 
     /// Bytes of scratch for up to `nwg` splits.
     pub fn scratch_bytes(&self, nwg: u32, caps: &Caps, language: Language) -> Result<u64> {
-        let attention = self.groups(caps, language)?.attention;
+        let attention = self.groups(Context::Long, caps, language)?.attention;
         let columns = u64::from(self.num_kv_heads) * u64::from(attention.groups_per_kv);
         let partials = partials_floats(self.num_heads, self.codec.head_dim.get(), nwg);
         Ok(4 * (columns + if nwg > 1 { partials } else { 0 }))
@@ -165,7 +176,7 @@ impl Problem {
         let whole = FlashAttnVecTqParams { nwg: 1, ..*params };
         let mut launch = self.rotated().launch(&whole, caps, language)?;
         let shape = self.rotated().shape();
-        let attention = self.groups(caps, language)?.attention;
+        let attention = self.groups(Context::Long, caps, language)?.attention;
         launch.contract = &CONTRACT;
         launch.grid = attention.grid(CONTRACT.stem, shape, params.nwg, caps)?;
         launch.needed.push(self.scratch_bytes(params.nwg, caps, language)?);
@@ -192,7 +203,7 @@ mod tests {
                     let plan = problem.plan(&caps, Language::Wgsl).unwrap();
                     assert!(plan.workgroup_bytes <= caps.max_workgroup_storage);
                     let Groups { attention: a, rows } =
-                        problem.groups(&caps, Language::Wgsl).unwrap();
+                        problem.groups(Context::Long, &caps, Language::Wgsl).unwrap();
                     let vectors = a.threads / a.lanes * a.merge_heads * head_dim.get() / 4;
                     assert!(vectors >= a.group * (MAX_SPLITS / 2).max(head_dim.get() / 4), "{a:?}");
                     assert!(rows.per_workgroup.is_power_of_two() && rows.per_workgroup >= 1);

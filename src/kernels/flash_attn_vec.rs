@@ -3,7 +3,7 @@
 use bytemuck::bytes_of;
 
 use super::row_groups::{RowGroups, Shape, WAITING};
-use super::{head_dim_constants, kernel};
+use super::{Context, head_dim_constants, kernel};
 use crate::codec::HeadDim;
 use crate::contract::Scalar::{F32, U32};
 use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan};
@@ -109,12 +109,13 @@ impl Problem {
                 KvType::F32 => 32,
                 KvType::F16 => 16,
             },
+            widest: None,
         }
     }
 
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
-        let groups = RowGroups::choose(self.shape(), caps, language)?;
+        let groups = RowGroups::choose(self.shape(), Context::Long, caps, language)?;
         let mut constants = head_dim_constants(self.head_dim);
         constants.extend(groups.constants(self.shape()));
         let (piece, kv) = match self.kv_type {
@@ -123,6 +124,8 @@ impl Problem {
         };
         let mut pieces = vec![piece, "scores", "attention"];
         pieces.extend(groups.row_sum(language));
+        pieces
+            .extend(groups.look_up(language).into_iter().filter(|&piece| piece == "merge_memory"));
         let plan = Plan {
             contract: &CONTRACT,
             language,
@@ -141,7 +144,11 @@ impl Problem {
 
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
-        Ok(RowGroups::choose(self.shape(), caps, language)?.splits(self.shape(), visible, WAITING))
+        Ok(RowGroups::choose(self.shape(), Context::Long, caps, language)?.splits(
+            self.shape(),
+            visible,
+            WAITING,
+        ))
     }
 
     /// One dispatch.
@@ -162,7 +169,7 @@ impl Problem {
         }
         let row = u64::from(params.head_dim) * self.kv_type.bytes();
         let dense = u64::from(params.n_kv_heads) * u64::from(params.kv_capacity) * row;
-        let groups = RowGroups::choose(self.shape(), caps, language)?;
+        let groups = RowGroups::choose(self.shape(), Context::Long, caps, language)?;
         Ok(Launch {
             contract: &CONTRACT,
             grid: groups.grid(CONTRACT.stem, self.shape(), params.nwg, caps)?,

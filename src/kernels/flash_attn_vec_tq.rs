@@ -3,7 +3,7 @@
 use bytemuck::bytes_of;
 
 use super::row_groups::{READING_AHEAD, RowGroups, Shape};
-use super::{codebook_constants, head_dim_constants, kernel};
+use super::{Context, codebook_constants, head_dim_constants, kernel};
 use crate::codec::{Bits, Codec, row};
 use crate::contract::Scalar::{F32, U32};
 use crate::contract::{
@@ -88,6 +88,7 @@ impl Problem {
             num_heads: self.num_heads,
             num_kv_heads: self.num_kv_heads,
             coord_bits: self.k_bits.get() + self.codec.bits.get(),
+            widest: Some(self.k_bits.max(self.codec.bits)),
         }
     }
 
@@ -113,20 +114,21 @@ impl Problem {
         constants
     }
 
-    /// Chooses the constants.
+    /// Chooses the constants, for a long context.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
-        self.plan_skipping(0.0, caps, language)
+        self.plan_for(Context::Long, 0.0, caps, language)
     }
 
-    /// The same, but rows of V that no query head of the workgroup gives a weight of at least
+    /// The same for any context. With a `weight_floor` rows of V that no query head of the workgroup gives a weight of at least
     /// `weight_floor`, at most 1, are not decoded, and smaller weights count as none; 0 skips nothing.
     ///
     /// A weight is `exp(score - M)`, M the largest score that the row group has seen by then or up
     /// to 8 under it. So what is left out weighs less than `weight_floor` against the largest
     /// score of all, and moves a coordinate by at most `sum(weight * |v|) / S` over weights below
     /// the floor. The sum S stays complete.
-    pub fn plan_skipping(
+    pub fn plan_for(
         &self,
+        context: Context,
         weight_floor: f32,
         caps: &Caps,
         language: Language,
@@ -134,7 +136,7 @@ impl Problem {
         if !(0.0..=1.0).contains(&weight_floor) {
             return Err(Error::param("weight_floor", "0 to 1", weight_floor));
         }
-        let groups = RowGroups::choose(self.shape(), caps, language)?;
+        let groups = RowGroups::choose(self.shape(), context, caps, language)?;
         let plan = self.plan_of(&groups, weight_floor, language);
         plan.check(caps)?;
         Ok(plan)
@@ -153,6 +155,7 @@ impl Problem {
         constants.push(constant("WEIGHT_FLOOR", weight_floor));
         let mut pieces =
             vec!["codebook", "scores", "attention", groups.exchange(language), "attend"];
+        pieces.extend(groups.look_up(language));
         if language == Language::Wgsl {
             let pick = |bits: Bits, [words, pairs, vectors]: [&'static str; 3]| match self
                 .codec
@@ -188,13 +191,16 @@ impl Problem {
         }
     }
 
+    /// The largest number of splits for up to `visible` positions.
+    pub fn most_splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
+        let short = self.splits(visible.min(Context::LONG - 1), caps, language)?;
+        Ok(short.max(self.splits(visible, caps, language)?))
+    }
+
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
-        Ok(RowGroups::choose(self.shape(), caps, language)?.splits(
-            self.shape(),
-            visible,
-            READING_AHEAD,
-        ))
+        let groups = RowGroups::choose(self.shape(), Context::of(visible), caps, language)?;
+        Ok(groups.splits(self.shape(), visible, READING_AHEAD))
     }
 
     /// One dispatch.
@@ -216,7 +222,8 @@ impl Problem {
         let slots = u64::from(params.n_kv_heads) * u64::from(params.kv_capacity);
         let packed = |bits| slots * row::row_bytes(head_dim, bits);
         let norms = slots * u64::from(head_dim.norms_per_pos()) * 4;
-        let groups = RowGroups::choose(self.shape(), caps, language)?;
+        // Every context has this grid.
+        let groups = RowGroups::choose(self.shape(), Context::Long, caps, language)?;
         Ok(Launch {
             contract: &CONTRACT,
             grid: groups.grid(CONTRACT.stem, self.shape(), params.nwg, caps)?,

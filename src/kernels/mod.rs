@@ -41,6 +41,27 @@ pub const ALL: &[&Contract] = &[
 /// neither exported nor in the browser's suite.
 pub const NATIVE: &[&Contract] = &[&flash_attn_mat_tq::CONTRACT, &flash_attn_decode_tq::CONTRACT];
 
+/// How long a context a plan of decode attention over packed K and V is for. Either computes the same
+/// at any length; they differ in what is fast.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Context {
+    /// Under [`Self::LONG`] visible positions: what counts is how soon a workgroup is done.
+    Short,
+    /// From there on: what counts is what a position costs.
+    #[default]
+    Long,
+}
+
+impl Context {
+    /// Fewest visible positions of a long context.
+    pub const LONG: u32 = 4096;
+
+    /// The one of `visible` positions.
+    pub const fn of(visible: u32) -> Self {
+        if visible < Self::LONG { Self::Short } else { Self::Long }
+    }
+}
+
 /// Ties a kernel's buffers to its contract, so that one kernel's buffers cannot be bound to
 /// another's pipeline.
 pub trait KernelSpec {

@@ -1,7 +1,8 @@
 //! How the attention kernels cut a workgroup into row groups: a pure function of shape and
 //! device, shared by the packed and the dense kernel.
 
-use crate::codec::HeadDim;
+use super::Context;
+use crate::codec::{Bits, HeadDim};
 use crate::contract::{Caps, Constant, Language, constant};
 use crate::error::{Error, Result};
 use crate::params::{MAX_SPLITS, check_heads};
@@ -14,6 +15,19 @@ pub(super) struct Shape {
     pub num_kv_heads: u32,
     /// Bits of a coordinate that a lane has in flight: of K and V together where both are read ahead.
     pub coord_bits: u32,
+    /// Width of the codes that a [`Table`] would be of; none where nothing is looked up.
+    pub widest: Option<Bits>,
+}
+
+/// A look-up table in workgroup memory that lanes do not wait for each other at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Table {
+    /// Width of the codes.
+    pub bits: Bits,
+    /// Copies of every entry.
+    pub copies: u32,
+    /// Bytes that the table, and later the merge, may take.
+    pub room: u32,
 }
 
 /// The choice.
@@ -33,6 +47,8 @@ pub(super) struct RowGroups {
     pub merge_heads: u32,
     /// Whether lanes exchange by shuffles.
     pub subgroups: bool,
+    /// None where codes are looked up in the codebooks as they are.
+    pub table: Option<Table>,
 }
 
 /// Most query heads a workgroup keeps in registers.
@@ -42,10 +58,23 @@ const MAX_GROUP: u32 = 4;
 const LANE_FLOATS: u32 = 64;
 /// Bits of K and V that a lane has in flight, twice: in use and read ahead.
 const LANE_BITS: u32 = 1024;
+/// The same in a short context, where few tiles are in flight and a small one is there sooner.
+const SHORT_LANE_BITS: u32 = 512;
+/// The same with a table, whose workgroups have a multiprocessor's registers to themselves.
+const TABLE_LANE_BITS: u32 = 2048;
 /// Scores of a row group in one tile.
 const MAX_SCORES: u32 = 16;
 /// Threads of a workgroup, before memory asks for fewer.
 const THREADS: u32 = 128;
+/// The same with a table, which they share: two such workgroups do not fit a multiprocessor.
+const TABLE_THREADS: u32 = 256;
+/// Workgroup memory of a device that has room for a table, and what of it the table takes. Drivers
+/// give a multiprocessor's workgroups 64 KiB or so together, whatever the chip has.
+const TABLE_STORAGE: (u32, u32) = (48 << 10, 32 << 10);
+/// The same of software, whose tables are for tests: nothing there waits for a bank.
+const SOFTWARE_TABLE_STORAGE: (u32, u32) = (32 << 10, 16 << 10);
+/// Fewest bytes of K and V a position for which a table pays. Under them what is in flight bounds.
+const TABLE_ROW_BYTES: u32 = 129;
 /// Merge memory that a workgroup may take, of the 16 KiB that WebGPU guarantees: codebooks and the
 /// exchange of the variant without subgroups need the rest.
 const MERGE_BYTES: u32 = 8 << 10;
@@ -59,14 +88,47 @@ pub(super) const WAITING: u32 = 528;
 const SPLIT_POSITIONS: u32 = 64;
 
 /// Lanes that share a row: sixteen coordinates each where subgroups are wide enough, eight where a
-/// row is short.
-fn lanes(head_dim: u32, subgroup: Option<u32>) -> u32 {
-    let widest = subgroup.unwrap_or(8).min((head_dim / 16).max(8));
+/// row is short, or the context is and many query heads make a lane's work long.
+fn lanes(head_dim: u32, gqa: u32, context: Context, subgroup: Option<u32>) -> u32 {
+    let coords = if context == Context::Short && gqa > 2 { 8 } else { 16 };
+    let widest = subgroup.unwrap_or(8).min((head_dim / coords).max(8));
     1 << widest.max(2).ilog2()
 }
 
+impl Table {
+    /// The one that pays for a shape in a long context, if the device has room for it.
+    fn choose(shape: Shape, caps: &Caps, software: bool) -> Option<Self> {
+        let bits = shape.widest.filter(|bits| [Bits::B4, Bits::B6, Bits::B8].contains(bits))?;
+        let (storage, room) = if software { SOFTWARE_TABLE_STORAGE } else { TABLE_STORAGE };
+        let row_bytes = shape.head_dim.get() * shape.coord_bits / 8;
+        if caps.max_workgroup_storage < storage || !software && row_bytes < TABLE_ROW_BYTES {
+            return None;
+        }
+        let whole = if bits == Bits::B4 { 16 } else { 32 };
+        let table = Self { bits, copies: 1, room };
+        Some(Self { copies: whole.min(room / table.bytes()), ..table })
+    }
+
+    /// Bytes: a pair of floats for every two codes of 4 bits, else a float a code.
+    fn bytes(&self) -> u32 {
+        let once = match self.bits {
+            Bits::B4 => 8 << 8,
+            bits => 4 << bits.get(),
+        };
+        once * self.copies
+    }
+
+    /// The shared piece.
+    const fn piece(&self) -> &'static str {
+        match self.bits {
+            Bits::B4 => "look_up_pairs",
+            _ => "look_up_singles",
+        }
+    }
+}
+
 impl RowGroups {
-    pub fn choose(shape: Shape, caps: &Caps, language: Language) -> Result<Self> {
+    pub fn choose(shape: Shape, context: Context, caps: &Caps, language: Language) -> Result<Self> {
         check_heads(shape.num_heads, shape.num_kv_heads)?;
         let subgroup = match language {
             Language::Wgsl => caps.subgroup_size,
@@ -74,30 +136,45 @@ impl RowGroups {
         };
         let head_dim = shape.head_dim.get();
         let gqa = shape.num_heads / shape.num_kv_heads;
-        let lanes = lanes(head_dim, subgroup);
+        // The MSL is planned as for a long context: nobody has timed it.
+        let context = if language == Language::Msl { Context::Long } else { context };
+        let lanes = lanes(head_dim, gqa, context, subgroup);
         let coords = head_dim / lanes;
         // Narrow subgroups are software's: its registers are memory, and its compiler takes its time.
         let software = subgroup.is_none_or(|width| width < 16);
+        let tables = context == Context::Long && language == Language::Wgsl && subgroup.is_some();
+        let table = tables.then(|| Table::choose(shape, caps, software)).flatten();
         let held = if software { MAX_GROUP } else { (LANE_FLOATS / coords).clamp(1, MAX_GROUP) };
         let groups_per_kv = gqa.div_ceil(held);
         let group = gqa.div_ceil(groups_per_kv);
-        let rows = (LANE_BITS / (coords * shape.coord_bits)).clamp(1, 8);
+        let lane_bits = match (context, table) {
+            (Context::Short, _) => SHORT_LANE_BITS,
+            (_, Some(_)) => TABLE_LANE_BITS,
+            _ => LANE_BITS,
+        };
+        let rows = (lane_bits / (coords * shape.coord_bits)).clamp(1, 8);
         let rows = match subgroup {
             None => 1,
             Some(_) if software => 2,
             Some(_) => (1 << rows.ilog2()).min(MAX_SCORES / group.next_power_of_two()),
         };
-        let mut threads = THREADS.min(caps.max_workgroup_threads);
-        while threads > lanes && threads / lanes * head_dim * 4 > MERGE_BYTES {
+        let threads = if table.is_some() && !software { TABLE_THREADS } else { THREADS };
+        let mut threads = threads.min(caps.max_workgroup_threads);
+        let room = table.map_or(MERGE_BYTES, |table| table.room);
+        while threads > lanes && threads / lanes * head_dim * 4 > room {
             threads /= 2;
         }
-        let merge_heads = (MERGE_BYTES / (threads / lanes * head_dim * 4)).clamp(1, group);
+        let merge_heads = (room / (threads / lanes * head_dim * 4)).clamp(1, group);
         let subgroups = subgroup.is_some();
-        Ok(Self { lanes, rows, group, groups_per_kv, threads, merge_heads, subgroups })
+        Ok(Self { lanes, rows, group, groups_per_kv, threads, merge_heads, subgroups, table })
     }
 
     pub fn constants(&self, shape: Shape) -> Vec<Constant> {
-        vec![
+        let table = self.table.map(|table| {
+            [constant("TABLE_BITS", table.bits.get()), constant("COPIES", table.copies)]
+        });
+        let table = table.into_iter().flatten();
+        let groups = [
             constant("GQA", shape.num_heads / shape.num_kv_heads),
             constant("GROUP", self.group),
             constant("GROUP_PAD", self.group.next_power_of_two()),
@@ -106,7 +183,18 @@ impl RowGroups {
             constant("ROWS", self.rows),
             constant("MERGE_HEADS", self.merge_heads),
             constant("WORKGROUP_SIZE", self.threads),
-        ]
+        ];
+        groups.into_iter().chain(table).collect()
+    }
+
+    /// Shared pieces that look codes up and keep what the packed kernel merges; in MSL they are
+    /// `codebook.h` and the kernel's own memory.
+    pub fn look_up(&self, language: Language) -> Vec<&'static str> {
+        match (language, self.table) {
+            (Language::Msl, _) => vec![],
+            (Language::Wgsl, None) => vec!["look_up_plain", "merge_memory"],
+            (Language::Wgsl, Some(table)) => vec![table.piece()],
+        }
     }
 
     /// Scores of a row group in one tile, and how many of them a lane owns.
@@ -119,20 +207,29 @@ impl RowGroups {
     pub fn packed_bytes(&self, shape: Shape) -> u32 {
         let (scores, owned) = self.scores(shape);
         let exchange = if self.subgroups { 0 } else { (scores + 3 * owned) * self.threads };
-        4 * (self.merge_floats(shape) + self.threads / self.lanes * scores + exchange)
+        let sums = self.threads / self.lanes * scores;
+        self.merge_bytes(shape) + 4 * (self.weight_floats() + sums + exchange)
     }
 
     /// Workgroup memory of the dense kernel.
     pub fn dense_bytes(&self, shape: Shape) -> u32 {
         let sums = self.threads / self.lanes * self.group.next_power_of_two();
         let exchange = if self.subgroups { 0 } else { self.rows * self.group * self.threads };
-        4 * (self.merge_floats(shape) + sums + exchange)
+        self.merge_bytes(shape) + 4 * (self.weight_floats() + sums + exchange)
     }
 
-    /// Accumulators; and the maximum, factor and sum of each query head.
-    fn merge_floats(&self, shape: Shape) -> u32 {
-        let each = self.merge_heads * shape.head_dim.get() + 3 * self.group.next_power_of_two();
-        self.threads / self.lanes * each
+    /// Accumulators, or the table that is there before them.
+    fn merge_bytes(&self, shape: Shape) -> u32 {
+        let accumulators = self.threads / self.lanes * self.merge_heads * shape.head_dim.get() * 4;
+        // Rows of the table are whole.
+        let row =
+            self.table.map_or(1, |table| table.copies * if table.bits == Bits::B4 { 8 } else { 4 });
+        accumulators.next_multiple_of(row).max(self.table.map_or(0, |table| table.bytes()))
+    }
+
+    /// The maximum, factor and sum of each query head.
+    fn weight_floats(&self) -> u32 {
+        self.threads / self.lanes * 3 * self.group.next_power_of_two()
     }
 
     /// Shared piece that adds up the lanes in the dense kernel; MSL has it in `attention.h`.
@@ -153,9 +250,10 @@ impl RowGroups {
         }
     }
 
-    /// Splits for `visible` positions: so many workgroups if each has enough positions and a whole
-    /// tile of its row groups, since a part of one takes the time of a whole.
+    /// Splits for `visible` positions: so many workgroups of 128 threads if each has enough positions
+    /// and a whole tile of its row groups, since a part of one takes the time of a whole.
     pub fn splits(&self, shape: Shape, visible: u32, workgroups: u32) -> u32 {
+        let workgroups = workgroups * THREADS / self.threads.max(THREADS);
         let fill = workgroups / shape.num_kv_heads.saturating_mul(self.groups_per_kv);
         let fewest = SPLIT_POSITIONS.max(self.threads / self.lanes * self.rows);
         visible.div_ceil(fewest).clamp(1, fill.clamp(1, MAX_SPLITS))
@@ -179,8 +277,9 @@ impl RowGroups {
 
     pub fn label(&self, shape: Shape) -> String {
         let sum = if self.subgroups { "shuffle" } else { "memory" };
+        let table = self.table.map_or(String::new(), |t| format!("_t{}x{}", t.bits, t.copies));
         format!(
-            "d{}_g{}_l{}x{}_{sum}",
+            "d{}_g{}_l{}x{}_{sum}{table}",
             shape.head_dim,
             shape.num_heads / shape.num_kv_heads,
             self.lanes,
@@ -195,9 +294,16 @@ mod tests {
 
     fn choose(d: u32, g: u32, subgroup: Option<u32>) -> RowGroups {
         let head_dim = HeadDim::new(d).unwrap();
-        let shape = Shape { head_dim, num_heads: g * 2, num_kv_heads: 2, coord_bits: 8 };
-        RowGroups::choose(shape, &Caps { subgroup_size: subgroup, ..Caps::WEBGPU }, Language::Wgsl)
-            .unwrap()
+        let shape =
+            Shape { head_dim, num_heads: g * 2, num_kv_heads: 2, coord_bits: 8, widest: None };
+        let context = Context::Long;
+        RowGroups::choose(
+            shape,
+            context,
+            &Caps { subgroup_size: subgroup, ..Caps::WEBGPU },
+            Language::Wgsl,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -234,9 +340,10 @@ mod tests {
     fn wide_codes_leave_fewer_rows_in_flight() {
         let rows = |coord_bits| {
             let head_dim = HeadDim::new(256).unwrap();
-            let shape = Shape { head_dim, num_heads: 16, num_kv_heads: 8, coord_bits };
+            let shape =
+                Shape { head_dim, num_heads: 16, num_kv_heads: 8, coord_bits, widest: None };
             let caps = Caps { subgroup_size: Some(32), ..Caps::WEBGPU };
-            RowGroups::choose(shape, &caps, Language::Wgsl).unwrap().rows
+            RowGroups::choose(shape, Context::Long, &caps, Language::Wgsl).unwrap().rows
         };
         assert_eq!([4, 8, 12, 16, 32, 64].map(rows), [8, 8, 4, 4, 2, 1]);
     }
@@ -244,9 +351,9 @@ mod tests {
     #[test]
     fn splits_fill_the_device_and_none_is_shorter_than_a_tile() {
         let head_dim = HeadDim::new(256).unwrap();
-        let shape = Shape { head_dim, num_heads: 16, num_kv_heads: 8, coord_bits: 8 };
+        let shape = Shape { head_dim, num_heads: 16, num_kv_heads: 8, coord_bits: 8, widest: None };
         let caps = Caps { subgroup_size: Some(32), ..Caps::WEBGPU };
-        let c = RowGroups::choose(shape, &caps, Language::Wgsl).unwrap();
+        let c = RowGroups::choose(shape, Context::Long, &caps, Language::Wgsl).unwrap();
         let splits = [0, 1, 33, 1024, 131_072].map(|n| c.splits(shape, n, READING_AHEAD));
         assert_eq!(splits, [1, 1, 1, 16, 33], "{c:?}");
         let many = Shape { num_heads: 4096, num_kv_heads: 4096, ..shape };
@@ -258,9 +365,15 @@ mod tests {
         for d in HeadDim::ALL {
             for g in 1..=32 {
                 for width in [None, Some(4), Some(8), Some(32)] {
-                    let shape = Shape { head_dim: d, num_heads: g, num_kv_heads: 1, coord_bits: 4 };
+                    let shape = Shape {
+                        head_dim: d,
+                        num_heads: g,
+                        num_kv_heads: 1,
+                        coord_bits: 4,
+                        widest: None,
+                    };
                     let caps = Caps { subgroup_size: width, ..Caps::WEBGPU };
-                    let c = RowGroups::choose(shape, &caps, Language::Wgsl).unwrap();
+                    let c = RowGroups::choose(shape, Context::Long, &caps, Language::Wgsl).unwrap();
                     let codebooks = 4 * 2 * 256;
                     for bytes in [c.packed_bytes(shape) + codebooks, c.dense_bytes(shape)] {
                         assert!(bytes <= caps.max_workgroup_storage, "{shape:?} {c:?} {bytes}");

@@ -123,7 +123,8 @@ impl Prepared for Data {
             let params = FlashAttnVecTqParams { nwg, ..shape.params() };
             let launch = problem.launch(&params, caps, language)?;
             let buffers = [&inputs[..], &[dst, scratch]].concat();
-            tape.step(problem.plan(caps, language)?, launch, &buffers);
+            let plan = problem.plan_for(shape.context, caps, language)?;
+            tape.step(plan, launch, &buffers);
             output = Some(dst);
         }
         Ok((tape, output.into_iter().collect()))

@@ -5,6 +5,7 @@ use super::{CaseResult, PackedCache, Prepared};
 use crate::codec::{Bits, Codec, HeadDim, Ring, Rotation};
 use crate::contract::{Caps, Language, Launch, Plan};
 use crate::driver::DriverError;
+use crate::kernels::Context;
 use crate::kernels::flash_attn_vec_tq::Problem;
 use crate::legs::{BufferId, Tape};
 use crate::oracle::dequantize_kv::PackedRows;
@@ -38,6 +39,8 @@ pub struct Case {
     pub softcap: f32,
     /// Splits.
     pub nwg: u32,
+    /// What the plan is for.
+    pub context: Context,
     /// Weight under which rows of V are left out; 0 is off.
     pub weight_floor: f32,
     /// Standard deviation of the scores before the softcap.
@@ -89,6 +92,9 @@ impl Case {
         if self.nwg > 1 {
             name += &format!(" splits{}", self.nwg);
         }
+        if self.context == Context::Short {
+            name += " short";
+        }
         if self.weight_floor > 0.0 {
             name += &format!(" floor{}", self.weight_floor);
         }
@@ -121,6 +127,7 @@ pub fn base(head_dim: HeadDim) -> Case {
         sliding_window: 0,
         softcap: 0.0,
         nwg: 1,
+        context: Context::Long,
         weight_floor: 0.0,
         score_sigma: 1.0,
         seed: 11,
@@ -147,6 +154,7 @@ pub fn shapes() -> Vec<Case> {
     }
     let ratio = |g: u32| Case { num_heads: 2 * g, ..base(HeadDim::ALL[1]) };
     shapes.extend([1, 3, 7, 8, 11].map(ratio));
+    shapes.extend([1, 3, 8].map(|g| Case { context: Context::Short, ..ratio(g) }));
     shapes
 }
 
@@ -171,8 +179,8 @@ fn rings(head_dim: HeadDim) -> Vec<Case> {
     rings
 }
 
-/// The cases of the kernel: every shape at 4 bits; at each head dim every width, K and V alike;
-/// and, at one head dim, every pair of widths.
+/// The cases of the kernel: every shape at 4 bits; at each head dim every width, K and V alike, in
+/// plans for short and for long contexts; and, at one head dim, every pair of widths.
 pub fn cases() -> Vec<Case> {
     let with = |head_dim, k_bits, bits| {
         let base = base(head_dim);
@@ -183,6 +191,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(HeadDim::ALL.map(floor));
     for head_dim in HeadDim::ALL {
         cases.extend(Bits::ALL.map(|bits| with(head_dim, bits, bits)));
+        let short = |bits| Case { context: Context::Short, ..with(head_dim, bits, bits) };
+        cases.extend(Bits::ALL.map(short));
     }
     for k_bits in Bits::ALL {
         let others = Bits::ALL.into_iter().filter(|&bits| bits != k_bits);
@@ -243,7 +253,7 @@ impl Case {
 }
 
 /// NRMSE of an output that is off by `error` in each coordinate.
-fn nrmse_of(error: &[f64], want: &[f64]) -> f64 {
+pub(crate) fn nrmse_of(error: &[f64], want: &[f64]) -> f64 {
     let square = |x: &[f64]| x.iter().map(|x| x * x).sum::<f64>();
     (square(error) / square(want)).sqrt()
 }
@@ -314,7 +324,7 @@ impl Prepared for Data {
             num_kv_heads: self.case.num_kv_heads,
         };
         let launch = problem.launch(&self.case.params(), caps, language)?;
-        let plan = problem.plan_skipping(self.case.weight_floor, caps, language)?;
+        let plan = problem.plan_for(self.case.context, self.case.weight_floor, caps, language)?;
         Ok(self.step(plan, launch))
     }
 

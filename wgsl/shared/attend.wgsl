@@ -3,7 +3,8 @@
 //
 // The entry point has the parameters, the bindings and the barriers; see shared/attention.wgsl for
 // row groups. Each handles ROWS positions at a time, a tile, and reads the next one before it
-// computes. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes.
+// computes. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; look_up_plain,
+// look_up_pairs or look_up_singles turn them into centroids.
 
 const K_LANE_BITS = COORDS * K_BITS;
 const V_LANE_BITS = COORDS * V_BITS;
@@ -96,6 +97,7 @@ fn nothing_seen(start: f32) -> Running {
 
 // A lane's own part of the scores, by its coordinates.
 fn lane_scores(
+    tid: u32,
     tile: ptr<function, Tile>,
     query: ptr<function, array<vec4<f32>, GROUP * VECS>>,
 ) -> array<f32, SCORES> {
@@ -104,7 +106,7 @@ fn lane_scores(
         for (var i = 0u; i < VECS; i++) { // unroll
             let bit = 4u * i * K_BITS;
             let words = vec2((*tile).k[r][bit / 32u], (*tile).k[r][min(bit / 32u + 1u, K_WORDS - 1u)]);
-            let x = centroids(four_codes(words, bit % 32u, K_BITS), K_BITS, 0u);
+            let x = k_centroids(words, bit % 32u, tid);
             for (var h = 0u; h < GROUP; h++) { // unroll
                 scores[r * GROUP_PAD + h] = dot_add(x, (*query)[h * VECS + i], scores[r * GROUP_PAD + h]);
             }
@@ -186,7 +188,7 @@ fn add_rows(
             for (var i = 0u; i < VECS; i++) { // unroll
                 let bit = 4u * i * V_BITS;
                 let words = vec2((*tile).v[r][bit / 32u], (*tile).v[r][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                let x = centroids(four_codes(words, bit % 32u, V_BITS), V_BITS, V_BASE);
+                let x = v_centroids(words, bit % 32u, in.tid);
                 for (var h = 0u; h < GROUP; h++) { // unroll
                     (*running).acc[h * VECS + i] = fma(vec4(weights[h]), x, (*running).acc[h * VECS + i]);
                 }

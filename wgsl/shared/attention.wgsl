@@ -8,11 +8,10 @@ const COORDS = HEAD_DIM / LANES;
 const VECS = COORDS / 4u;
 const ROW_GROUPS = WORKGROUP_SIZE / LANES;
 
-// What row groups hand to the merge: maxima and sums of all query heads, accumulators of
-// MERGE_HEADS at a time.
+// What row groups hand to the merge: maxima and sums of all query heads here, accumulators of
+// MERGE_HEADS at a time by acc_put and acc_get of another piece.
 var<workgroup> merge_max: array<f32, ROW_GROUPS * GROUP_PAD>;
 var<workgroup> merge_sum: array<f32, ROW_GROUPS * SUM_ROWS * GROUP_PAD>;
-var<workgroup> merge_acc: array<vec4<f32>, ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u>;
 
 // What the merge makes of it: factors that bring row groups to the common maximum, and their sums
 // with it.
@@ -63,7 +62,7 @@ fn merged_acc(h: u32, nth: u32, f: u32) -> vec4<f32> {
     var acc = vec4(0.0);
     for (var g = 0u; g < ROW_GROUPS; g++) { // unroll
         let factor = merge_factor[g * GROUP_PAD + h];
-        acc += factor * merge_acc[(g * MERGE_HEADS + nth) * (HEAD_DIM / 4u) + f];
+        acc += factor * acc_get((g * MERGE_HEADS + nth) * (HEAD_DIM / 4u) + f);
     }
     return acc;
 }

@@ -34,25 +34,26 @@ fn funnel(words: vec2<u32>, at: u32) -> u32 {
     return select(low, words.y >> shift, at >= 32u);
 }
 
-// Centroids of four codes, by the codebook of this width at `base`. Of four bits, every other code
-// is cleared at once: fewer integer operations where none cuts a field out of a word.
-fn centroids(codes: u32, bits: u32, base: u32) -> vec4<f32> {
-    if (bits == 4u) {
-        let even = codes & 0x0f0fu;
-        let odd = (codes >> 4u) & 0x0f0fu;
-        return vec4(
-            codebook[base + (even & 0xffu)],
-            codebook[base + (odd & 0xffu)],
-            codebook[base + (even >> 8u)],
-            codebook[base + (odd >> 8u)],
-        );
+// `width` bits, `skip` after the first of four codes of `bits` bits that start at bit `at` of two words.
+// They are masked where they lie and shifted then: drivers merge that shift with the scaling of the
+// address that is looked up.
+fn field(words: vec2<u32>, at: u32, bits: u32, skip: u32, width: u32) -> u32 {
+    let mask = (1u << width) - 1u;
+    if (32u % (4u * bits) == 0u) { // never in both words
+        let shift = at % 32u + skip;
+        return (select(words.x, words.y, at >= 32u) & (mask << shift)) >> shift;
     }
-    let mask = (1u << bits) - 1u;
+    return (funnel(words, at) & (mask << skip)) >> skip;
+}
+
+// Centroids of the four codes of `bits` bits that start at bit `at` of two words, by the codebook of
+// this width at `base`.
+fn centroids(words: vec2<u32>, at: u32, bits: u32, base: u32) -> vec4<f32> {
     return vec4(
-        codebook[base + (codes & mask)],
-        codebook[base + ((codes >> bits) & mask)],
-        codebook[base + ((codes >> (2u * bits)) & mask)],
-        codebook[base + ((codes >> (3u * bits)) & mask)],
+        codebook[base + field(words, at, bits, 0u, bits)],
+        codebook[base + field(words, at, bits, bits, bits)],
+        codebook[base + field(words, at, bits, 2u * bits, bits)],
+        codebook[base + field(words, at, bits, 3u * bits, bits)],
     );
 }
 

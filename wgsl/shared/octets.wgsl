@@ -8,8 +8,8 @@ struct Octet {
 }
 
 fn octet_of_codes(words: vec2<u32>, bit: u32, bits: u32, base: u32, factor: f32) -> Octet {
-    let lo = centroids(four_codes(words, bit % 32u, bits), bits, base);
-    let hi = centroids(four_codes(words, bit % 32u + 4u * bits, bits), bits, base);
+    let lo = centroids(vec2(four_codes(words, bit % 32u, bits), 0u), 0u, bits, base);
+    let hi = centroids(vec2(four_codes(words, bit % 32u + 4u * bits, bits), 0u), 0u, bits, base);
     return Octet(lo * factor, hi * factor);
 }
 
