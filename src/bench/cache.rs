@@ -9,9 +9,10 @@ use crate::gpu::device::Gpu;
 use crate::oracle::dequantize_kv::PackedRows;
 use crate::oracle::flash_attn_decode_tq::flash_attn_decode_tq as decode_attention;
 use crate::oracle::flash_attn_vec::{DenseRows, flash_attn_vec};
-use crate::oracle::flash_attn_vec_tq::flash_attn_vec_tq;
+use crate::oracle::flash_attn_vec_tq::{flash_attn_vec_tq, weighing_less};
 use crate::oracle::max_abs_score;
 use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams, MASK_CAUSAL};
+use crate::parity::flash_attn_vec_tq::nrmse_of;
 use crate::parity::{attention_tolerance, flash_attn_decode_tq, flash_attn_mat_tq};
 use crate::rng::Gaussian;
 
@@ -154,11 +155,16 @@ fn last_head(
                 return Ok((want, flash_attn_decode_tq::tolerance(head_dim, largest)));
             }
             let largest = max_abs_score(&shape, q, &|h, s, o| k.decode_rotated(h, s, o))?;
-            let tolerance = match plan.arithmetic {
+            let want = flash_attn_vec_tq(&one, q, k, v)?;
+            let mut tolerance = match plan.arithmetic {
                 Arithmetic::F32 => attention_tolerance(largest),
                 Arithmetic::F16 => flash_attn_mat_tq::tolerance(largest),
             };
-            (flash_attn_vec_tq(&one, q, k, v)?, tolerance)
+            if plan.weight_floor > 0.0 {
+                let floor = f64::from(plan.weight_floor);
+                tolerance += nrmse_of(&weighing_less(&one, floor, q, k, v)?, &want);
+            }
+            (want, tolerance)
         }
     })
 }

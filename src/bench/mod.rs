@@ -156,6 +156,8 @@ pub struct Plan {
     pub arithmetic: Arithmetic,
     /// Dispatches of packed attention; one is f32.
     pub dispatches: Dispatches,
+    /// Weight under which V is skipped, 0 for none: by two dispatches in f32.
+    pub weight_floor: f32,
     /// Legs: those of wgpu.
     pub legs: Vec<LegName>,
     /// Numbers of splits to try; empty for the kernel's own choice.
@@ -202,6 +204,7 @@ struct Point {
     format: Format,
     arithmetic: Arithmetic,
     dispatches: Dispatches,
+    weight_floor: f32,
     leg: LegName,
     /// The number of splits, unless the kernel chooses.
     nwg: Option<u32>,
@@ -255,9 +258,18 @@ fn attention(
                 let cache = Cache::new(gpu, (preset, length, format), plan)?;
                 let mut idle = true;
                 for (leg, nwg) in plan.runs() {
-                    let Plan { arithmetic, dispatches, .. } = *plan;
-                    let point =
-                        Point { preset, length, format, arithmetic, dispatches, leg, nwg, idle };
+                    let Plan { arithmetic, dispatches, weight_floor, .. } = *plan;
+                    let point = Point {
+                        preset,
+                        length,
+                        format,
+                        arithmetic,
+                        dispatches,
+                        weight_floor,
+                        leg,
+                        nwg,
+                        idle,
+                    };
                     points.push(point.measure(gpu, clock, &cache, plan)?);
                     done(&format!("{} {length} {format}", preset.name()));
                     idle = false;

@@ -10,6 +10,7 @@ use crate::contract::{Caps, Language, Launch, Plan as KernelPlan};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
 use crate::gpu::{RawBound, RawKernel};
+use crate::kernels::Context;
 use crate::kernels::{
     flash_attn_decode_tq, flash_attn_mat_tq, flash_attn_vec, flash_attn_vec_reduce,
     flash_attn_vec_tq,
@@ -148,13 +149,15 @@ impl Point {
             Format::Packed { .. } if self.dispatches == Dispatches::One => {
                 let problem = self.whole(cache);
                 let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
-                let plan = problem.plan(caps, language)?;
+                let plan = problem.plan_for(Context::of(self.length), caps, language)?;
                 return Ok(("flash_attn_decode_tq", nwg, vec![plan]));
             }
             Format::Packed { .. } => {
                 let problem = self.packed(cache);
                 let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
-                ("flash_attn_vec_tq", nwg, problem.plan(caps, language)?)
+                let context = Context::of(self.length);
+                let plan = problem.plan_for(context, self.weight_floor, caps, language)?;
+                ("flash_attn_vec_tq", nwg, plan)
             }
         };
         let mut plans = vec![attention];
