@@ -157,7 +157,8 @@ const MATRICES: &str =
     "EXPERIMENTAL_COOPERATIVE_MATRIX (16x16, f16 to f32), SHADER_F16 and SUBGROUP_BARRIER";
 
 /// What [`Caps::storage_fence`] stands for, as errors name it.
-const STORAGE_FENCE: &str = "a storage barrier that orders accesses for the whole device";
+const STORAGE_FENCE: &str =
+    "storage_fence (a storage barrier that orders accesses for the whole device)";
 
 /// Everything that a pipeline depends on: the outcome of choosing constants for a problem and a
 /// device. Two equal plans make the same pipeline.

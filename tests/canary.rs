@@ -184,6 +184,7 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("store_kv", "params.num_tokens - token >", "params.num_tokens - token + 1u >"),
     ("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
     ("flash_attn_vec_tq", "query[h * VECS + i] = q[", "query[h * VECS] = q["),
+    ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
     ("flash_attn_vec_tq", "base + TILE, end, kv_head)", "base, end, kv_head)"),
     ("flash_attn_vec_tq", "rescale(in, owned, &running);", ""),
     (
@@ -317,6 +318,7 @@ const NATIVE: &[(&str, &str, &str)] = &[
     ("flash_attn_mat_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_mat_tq", "&weights[block * WEIGHTS]", "&weights[0]"),
     ("flash_attn_mat_tq", "i * ROW_LANES] = decoded[i];", "i] = decoded[i];"),
+    ("flash_attn_decode_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_decode_tq", "base + TILE, end, kv_head)", "base, end, kv_head)"),
     ("flash_attn_decode_tq", "t)), INV_SQRT_HEAD_DIM", "t)), 1.0001 * INV_SQRT_HEAD_DIM"),
     ("flash_attn_decode_tq", "if (SIGN_AFTER)", "if (false)"),

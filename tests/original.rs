@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use wgtq::codec::{Bits, Codec, Direction, HeadDim, Rotation};
 use wgtq::driver::DriverError;
+use wgtq::kernels::Context;
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::legs::{Leg, MslHostLeg, Witness};
 use wgtq::msl::dispatch::Mode;
@@ -223,6 +224,7 @@ fn attention(
     softcap: f32,
 ) -> flash_attn_vec_tq::Case {
     flash_attn_vec_tq::Case {
+        context: Context::Long,
         k_bits: Bits::B4,
         codec: codec(head_dim, Rotation::Plain),
         num_heads: 4,

@@ -40,6 +40,12 @@ struct Params {
 
 var<workgroup> arrived: u32; // workgroups of the column that were done before this one
 
+// Row of K and V of a position; rows past the end repeat the last one.
+fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
+    let slot = ring_slot(min(position, end - 1u), params.ring_start, params.kv_capacity);
+    return kv_head * params.kv_capacity + slot;
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
     @builtin(local_invocation_index) tid: u32,

@@ -28,6 +28,12 @@ struct Params {
 @group(0) @binding(5) var<storage, read> v_norms: array<f32>;      // [kv_head][slot][block]
 @group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord], or partials
 
+// Row of K and V of a position; rows past the end repeat the last one.
+fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
+    let slot = ring_slot(min(position, end - 1u), params.ring_start, params.kv_capacity);
+    return kv_head * params.kv_capacity + slot;
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
     @builtin(local_invocation_index) tid: u32,

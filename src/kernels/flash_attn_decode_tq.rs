@@ -200,15 +200,22 @@ mod tests {
                     let codec = Codec::new(head_dim, Bits::B8, Rotation::Srht);
                     let problem = Problem { k_bits: Bits::B6, codec, num_heads, num_kv_heads: 1 };
                     let caps = Caps { subgroup_size: width, storage_fence: true, ..Caps::WEBGPU };
-                    let plan = problem.plan(&caps, Language::Wgsl).unwrap();
-                    assert!(plan.workgroup_bytes <= caps.max_workgroup_storage);
-                    let Groups { attention: a, rows } =
-                        problem.groups(Context::Long, &caps, Language::Wgsl).unwrap();
-                    let vectors = a.threads / a.lanes * a.merge_heads * head_dim.get() / 4;
-                    assert!(vectors >= a.group * (MAX_SPLITS / 2).max(head_dim.get() / 4), "{a:?}");
-                    assert!(rows.per_workgroup.is_power_of_two() && rows.per_workgroup >= 1);
-                    assert!(rows.per_workgroup >= a.merge_heads, "{a:?}");
-                    assert!(rows.threads() <= a.threads, "{a:?}");
+                    // The second with a table that the merge has the memory of.
+                    let large = Caps { max_workgroup_storage: 48 << 10, ..caps };
+                    for caps in [caps, large] {
+                        let plan = problem.plan(&caps, Language::Wgsl).unwrap();
+                        assert!(plan.workgroup_bytes <= caps.max_workgroup_storage);
+                        let Groups { attention: a, rows } =
+                            problem.groups(Context::Long, &caps, Language::Wgsl).unwrap();
+                        let vectors = a.threads / a.lanes * a.merge_heads * head_dim.get() / 4;
+                        assert!(
+                            vectors >= a.group * (MAX_SPLITS / 2).max(head_dim.get() / 4),
+                            "{a:?}"
+                        );
+                        assert!(rows.per_workgroup.is_power_of_two() && rows.per_workgroup >= 1);
+                        assert!(rows.per_workgroup >= a.merge_heads, "{a:?}");
+                        assert!(rows.threads() <= a.threads, "{a:?}");
+                    }
                 }
             }
         }

@@ -360,6 +360,80 @@ mod tests {
         assert_eq!(c.splits(many, 131_072, READING_AHEAD), 1);
     }
 
+    /// head_dim, query heads a KV head, bits of K and of V.
+    fn packed(d: u32, g: u32, [k, v]: [Bits; 2]) -> Shape {
+        Shape {
+            head_dim: HeadDim::new(d).unwrap(),
+            num_heads: 8 * g,
+            num_kv_heads: 8,
+            coord_bits: k.get() + v.get(),
+            widest: Some(k.max(v)),
+        }
+    }
+
+    const LARGE: Caps =
+        Caps { subgroup_size: Some(32), max_workgroup_storage: 48 << 10, ..Caps::WEBGPU };
+
+    #[test]
+    fn a_table_is_for_wide_rows_long_contexts_and_large_workgroup_memory() {
+        let table = |shape, context, caps: &Caps, language| {
+            let c = RowGroups::choose(shape, context, caps, language).unwrap();
+            assert_eq!(c.threads > THREADS, c.table.is_some());
+            c.table.map(|table| (table.bits, table.copies, table.bytes()))
+        };
+        let long = |shape| table(shape, Context::Long, &LARGE, Language::Wgsl);
+        let [b4, b5, b6, b8] = [Bits::B4, Bits::B5, Bits::B6, Bits::B8];
+        assert_eq!(long(packed(256, 2, [b4, b4])), Some((b4, 16, 32 << 10)));
+        assert_eq!(long(packed(256, 2, [b8, b4])), Some((b8, 32, 32 << 10)));
+        assert_eq!(long(packed(128, 4, [b8, b4])), Some((b8, 32, 32 << 10)));
+        assert_eq!(long(packed(256, 2, [b4, b6])), Some((b6, 32, 8 << 10)));
+        assert_eq!(long(packed(128, 4, [b4, b4])), None);
+        assert_eq!(long(packed(256, 2, [b5, b5])), None);
+        let shape = packed(256, 2, [b4, b4]);
+        assert_eq!(table(shape, Context::Short, &LARGE, Language::Wgsl), None);
+        assert_eq!(table(shape, Context::Long, &LARGE, Language::Msl), None);
+        for caps in [Caps::APPLE, Caps::WEBGPU, Caps { subgroup_size: None, ..LARGE }] {
+            assert_eq!(table(shape, Context::Long, &caps, Language::Wgsl), None, "{caps:?}");
+        }
+        let software =
+            Caps { subgroup_size: Some(8), max_workgroup_storage: 32 << 10, ..Caps::WEBGPU };
+        let c = RowGroups::choose(shape, Context::Long, &software, Language::Wgsl).unwrap();
+        assert_eq!(c.table.map(|table| (table.copies, table.bytes())), Some((8, 16 << 10)));
+    }
+
+    #[test]
+    fn every_context_has_the_same_grid_and_fits() {
+        for d in HeadDim::ALL {
+            for g in 1..=32 {
+                for bits in Bits::ALL {
+                    let shape = packed(d.get(), g, [bits, bits]);
+                    let of = |context, caps: &Caps| {
+                        let c = RowGroups::choose(shape, context, caps, Language::Wgsl).unwrap();
+                        let bytes = c.packed_bytes(shape) + 4 * 256;
+                        assert!(bytes <= caps.max_workgroup_storage, "{shape:?} {c:?} {bytes}");
+                        (c.group, c.groups_per_kv)
+                    };
+                    for caps in [LARGE, Caps { subgroup_size: Some(16), ..LARGE }] {
+                        assert_eq!(of(Context::Short, &caps), of(Context::Long, &caps));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn short_contexts_have_less_in_flight() {
+        let chosen = |d, g, context| {
+            let shape = packed(d, g, [Bits::B4; 2]);
+            let c = RowGroups::choose(shape, context, &LARGE, Language::Wgsl).unwrap();
+            (c.lanes, c.rows, c.threads)
+        };
+        assert_eq!(chosen(256, 2, Context::Short), (16, 4, 128));
+        assert_eq!(chosen(256, 2, Context::Long), (16, 8, 256));
+        assert_eq!(chosen(128, 4, Context::Short), (16, 4, 128));
+        assert_eq!(chosen(128, 4, Context::Long), (8, 4, 128));
+    }
+
     #[test]
     fn every_choice_fits_what_webgpu_guarantees() {
         for d in HeadDim::ALL {

@@ -150,8 +150,7 @@ fn one_dispatch_and_four_both_equal_the_oracle() {
         for end in [251, 252] {
             let outputs = rig.step(&tokens[end - 1..end]);
             rig.judge(&tokens[..end], &outputs).unwrap();
-            for index in 0..config.layers.len() {
-                let q = &tokens[end - 1][index][0];
+            for (index, [q, ..]) in tokens[end - 1].iter().enumerate() {
                 assert_eq!(rig.q(index)[..q.len()] == q[..], fence, "layer {index}");
             }
         }

@@ -1,8 +1,8 @@
 // Attention of row groups over packed K and V: the phases of the loop over positions, for the
 // entry points that have one.
 //
-// The entry point has the parameters, the bindings and the barriers; see shared/attention.wgsl for
-// row groups. Each handles ROWS positions at a time, a tile, and reads the next one before it
+// The entry point has the parameters, row_at, the bindings and the barriers; see shared/attention.wgsl
+// for row groups. Each handles ROWS positions at a time, a tile, and reads the next one before it
 // computes. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; look_up_plain,
 // look_up_pairs or look_up_singles turn them into centroids.
 
@@ -47,12 +47,6 @@ struct Running {
     owned_top: array<f32, OWNED>,  // the same of the owned scores' heads
     owned_sum: array<f32, OWNED>,
     acc: array<vec4<f32>, GROUP * VECS>,
-}
-
-// Row of K and V of a position; rows past the end repeat the last one.
-fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
-    let slot = ring_slot(min(position, end - 1u), params.ring_start, params.kv_capacity);
-    return kv_head * params.kv_capacity + slot;
 }
 
 // Reads the tile at `base`, of positions before `end`, which is above 0.
