@@ -2,6 +2,7 @@
 
 use wgtq::codec::{Bits, Codec, HeadDim, Rotation, codebook};
 use wgtq::gpu::device::{Gpu, Selection};
+use wgtq::kernels::Context;
 use wgtq::legs::{LegName, WgpuLeg};
 use wgtq::oracle::quantize_kv::{quantize_kv, stored_norms};
 use wgtq::params::QuantizeKvParams;

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use wgtq::contract::{Caps, Language};
 use wgtq::kernels;
+use wgtq::kernels::Context;
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::legs::{Leg as _, LegName, MslHostLeg, Tape};
 use wgtq::msl::dispatch::{LaneOrder, Mode};
@@ -152,6 +153,7 @@ fn attention(
     nwg: u32,
 ) -> flash_attn_vec_tq::Case {
     flash_attn_vec_tq::Case {
+        context: Context::Long,
         k_bits: Bits::B4,
         codec: Codec::new(HeadDim::ALL[d], Bits::B4, Rotation::Plain),
         num_heads: 2 * ratio,

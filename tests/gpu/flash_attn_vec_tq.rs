@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 use wgtq::codec::{Bits, Codec, HeadDim, Rotation};
+use wgtq::kernels::Context;
 use wgtq::parity::flash_attn_vec_tq::{Case, base, cases};
 
 use crate::support::{check, check_each, outcome, output_planned_for};
@@ -48,6 +49,7 @@ pub fn any_case() -> impl Strategy<Value = Case> {
             sliding_window: window,
             softcap,
             nwg,
+            context: if seed % 2 == 0 { Context::Short } else { Context::Long },
             weight_floor: 0.0,
             score_sigma: sigma,
             seed: seed >> 1,
