@@ -121,7 +121,7 @@ fn row_kernels_are_verified_and_timed() {
 fn the_kept_reports_are_valid_and_every_point_was_right() {
     for text in [
         include_str!("data/bench-h100.json"),
-        include_str!("data/bench-h100-xs.json"),
+        include_str!("data/bench-h100-one.json"),
         include_str!("data/bench-h100-rows.json"),
         include_str!("data/bench-h100-mat.json"),
         include_str!("data/bench-h100-mat-gl.json"),
@@ -143,6 +143,8 @@ fn bad_arguments_are_named() {
         ("--kv-seq-len 0", "--kv-seq-len"),
         ("--tokens 0", "--tokens"),
         ("--kernel merge", "[possible values: attention, rows]"),
+        ("--weight-floor 2", "need a number from 0 to 1, found 2"),
+        ("--weight-floor 0.1 --dispatches one", "--weight-floor: need 0 with --dispatches one"),
         ("--dispatches three", "[possible values: two, one]"),
         (
             "--dispatches one --arithmetic f16",
