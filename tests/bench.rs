@@ -88,6 +88,39 @@ fn attention_in_one_dispatch_is_verified_and_timed() {
 }
 
 #[test]
+fn attention_that_skips_rows_is_verified_against_what_it_may_lose() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    let run = |floor: &str| {
+        let arguments = "bench --kernel attention --preset S --kv-seq-len 200 --format 4/4 \
+                         --leg wgsl --hot --json --weight-floor";
+        let output = wgtq(&arguments.split_whitespace().chain([floor]).collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let point = &report["points"][0];
+        assert_eq!(point["verified"], true, "{point}");
+        [&point["error"], &point["tolerance"]].map(|x| x.as_f64().unwrap())
+    };
+    let (none, most) = (run("0"), run("0.5"));
+    // A kernel that skipped nothing would be as exact as without a floor.
+    assert!(most[0] > 100.0 * none[1], "{most:?} {none:?}");
+    assert!(most[1] > none[1], "{most:?} {none:?}");
+}
+
+#[test]
+fn f16_arithmetic_is_refused_by_name_where_there_are_no_matrices() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    let arguments = "bench --kernel attention --preset S --kv-seq-len 64 --format 4/4 --leg wgsl \
+                     --arithmetic f16 --hot --json";
+    let output = wgtq(&arguments.split_whitespace().collect::<Vec<_>>());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() || error.contains("--arithmetic: need f32 on "), "{error}");
+}
+
+#[test]
 fn row_kernels_are_verified_and_timed() {
     if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
         return;

@@ -97,7 +97,7 @@ impl Args {
         let gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
         super::note(&format!("on {}", gpu.report.line()));
         let plan = self.plan(&gpu);
-        check_fence(&gpu, &plan)?;
+        check_device(&gpu, &plan)?;
         let bar = super::bar(plan.count() as u64);
         let Measured { environment, points, rows } = run(&gpu, &plan, |point| {
             bar.set_message(point.to_owned());
@@ -204,8 +204,8 @@ impl Args {
     }
 }
 
-/// One dispatch of WGSL needs what not every device has; native MSL brings its own.
-fn check_fence(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
+/// What of WGSL not every device has; native MSL brings its own.
+fn check_device(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
     let wgsl = plan.legs.iter().any(|leg| leg.language() == Language::Wgsl);
     if plan.dispatches == Dispatches::One && wgsl && !gpu.caps.storage_fence {
         return Err(DriverError::Argument {
@@ -215,6 +215,13 @@ fn check_fence(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
                 gpu.report.backend
             ),
             found: "one".to_owned(),
+        });
+    }
+    if plan.arithmetic == Arithmetic::F16 && wgsl && !gpu.caps.matrices {
+        return Err(DriverError::Argument {
+            flag: "--arithmetic",
+            need: format!("f32 on {}, which has no 16x16 matrices for it", gpu.report.name),
+            found: "f16".to_owned(),
         });
     }
     Ok(())
