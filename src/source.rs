@@ -77,6 +77,7 @@ const PIECES: &[(&str, &str, &str)] = &[
     piece!("attention"),
     piece!("merge_memory", wgsl),
     piece!("look_up_plain", wgsl),
+    piece!("look_up_table", wgsl),
     piece!("look_up_pairs", wgsl),
     piece!("look_up_singles", wgsl),
     piece!("attend"),

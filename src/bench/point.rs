@@ -198,9 +198,7 @@ impl Point {
     }
 
     fn whole(&self, cache: &Cache) -> flash_attn_decode_tq::Problem {
-        let flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads } =
-            self.packed(cache);
-        flash_attn_decode_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
+        self.packed(cache).into()
     }
 
     fn launch(

@@ -303,9 +303,11 @@ impl Kind {
                     let params = config.attention(slots.len(), slots.start(), nwg);
                     let context = Context::of(self.seen_by(1, slots.len()));
                     match self.scratch() {
-                        Some(_) => {
-                            Attend::Whole(whole(one).launch(&params, caps, *language)?, context)
-                        }
+                        Some(_) => Attend::Whole(
+                            flash_attn_decode_tq::Problem::from(one)
+                                .launch(&params, caps, *language)?,
+                            context,
+                        ),
                         None => Attend::One(one.launch(&params, caps, *language)?, context),
                     }
                 }
@@ -396,7 +398,7 @@ impl One {
             let plan = |context| rotated.plan_for(context, 0.0, caps, language);
             return Ok(Some(Self::Rotated(Contexts::new(&mut pools.attend, plan)?)));
         }
-        let whole = whole(rotated);
+        let whole = flash_attn_decode_tq::Problem::from(rotated);
         let most = whole.most_splits(config.most_visible(), caps, language)?;
         let scratch = buffer(
             pools.whole.device,
@@ -435,12 +437,6 @@ fn attention(config: &LayerConfig) -> Option<flash_attn_vec_tq::Problem> {
         num_heads: config.num_heads,
         num_kv_heads: config.num_kv_heads,
     })
-}
-
-/// The same in one dispatch.
-const fn whole(rotated: flash_attn_vec_tq::Problem) -> flash_attn_decode_tq::Problem {
-    let flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads } = rotated;
-    flash_attn_decode_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
 }
 
 fn tile(config: &LayerConfig) -> flash_attn_tile::Problem {

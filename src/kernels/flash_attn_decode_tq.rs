@@ -79,6 +79,12 @@ pub struct Problem {
     pub num_kv_heads: u32,
 }
 
+impl From<VecProblem> for Problem {
+    fn from(VecProblem { k_bits, codec, num_heads, num_kv_heads }: VecProblem) -> Self {
+        Self { k_bits, codec, num_heads, num_kv_heads }
+    }
+}
+
 /// How a workgroup shares the work.
 struct Groups {
     attention: RowGroups,

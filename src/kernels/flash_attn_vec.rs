@@ -124,8 +124,9 @@ impl Problem {
         };
         let mut pieces = vec![piece, "scores", "attention"];
         pieces.extend(groups.row_sum(language));
-        pieces
-            .extend(groups.look_up(language).into_iter().filter(|&piece| piece == "merge_memory"));
+        if language == Language::Wgsl {
+            pieces.push("merge_memory");
+        }
         let plan = Plan {
             contract: &CONTRACT,
             language,

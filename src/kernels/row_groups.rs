@@ -193,7 +193,7 @@ impl RowGroups {
         match (language, self.table) {
             (Language::Msl, _) => vec![],
             (Language::Wgsl, None) => vec!["look_up_plain", "merge_memory"],
-            (Language::Wgsl, Some(table)) => vec![table.piece()],
+            (Language::Wgsl, Some(table)) => vec!["look_up_table", table.piece()],
         }
     }
 

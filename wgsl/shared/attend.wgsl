@@ -3,8 +3,8 @@
 //
 // The entry point has the parameters, row_at, the bindings and the barriers; see shared/attention.wgsl
 // for row groups. Each handles ROWS positions at a time, a tile, and reads the next one before it
-// computes. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; look_up_plain,
-// look_up_pairs or look_up_singles turn them into centroids.
+// computes. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; look_up_plain or
+// look_up_table turn them into centroids.
 
 const K_LANE_BITS = COORDS * K_BITS;
 const V_LANE_BITS = COORDS * V_BITS;
