@@ -164,23 +164,22 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("fwht", "t), INV_SQRT_HEAD_DIM", "t), 1.0001 * INV_SQRT_HEAD_DIM"),
     ("fwht", "pass_near(get_near(local_row, t))", "pass_near(get_wide(local_row, t))"),
     ("fwht", "ROW_THREADS] = x[m]", "ROW_THREADS] = x[m ^ 1u]"),
-    ("quantize_kv", "packed_word(local_row, w, BITS)", "packed_word(local_row, w, BITS - 1u)"),
+    ("quantize_kv", "own_words(codes, BITS)", "own_words(codes, BITS - 1u)"),
     ("quantize_kv", "encode_scale(norm,", "encode_scale(2.0 * norm,"),
-    ("quantize_kv", "params.num_tokens - token", "params.num_tokens - token + 1u"),
+    ("quantize_kv", "params.num_tokens - at.token", "params.num_tokens - at.token + 1u"),
     ("quantize_kv", "corrected_norm(norm, decoded,", "corrected_norm(norm, squares[tid],"),
     ("quantize_kv", "block) / f32(EPT)", "block) / f32(ROW_THREADS)"),
-    ("quantize_kv", "let w = first + t;", "let w = t;"),
-    ("quantize_k_and_v", "fill_boundaries(tid, V_BASE,", "fill_boundaries(tid, 0u,"),
-    ("quantize_k_and_v", "fill_centroids(tid, V_BASE,", "fill_centroids(tid, 0u,"),
+    ("quantize_kv", "+ w] = words[w]", "+ w] = words[0u]"),
+    ("quantize_kv", "load(at.row + step.row, rows, t)", "load(at.row, rows, t)"),
+    ("quantize_kv", "turn * step.row < rows", "turn * step.row < rows - step.row"),
+    ("quantize_kv", "at = next_row(at, step, params.num_kv_heads);", "at.row += step.row;"),
+    ("quantize_k_and_v", "fill_table(tid, V_BASE,", "fill_table(tid, 0u,"),
     ("quantize_k_and_v", "scale, K_GUESS", "scale, V_GUESS"),
     ("quantize_k_and_v", "workgroup.z == 0u", "workgroup.z == 1u || true"),
-    ("quantize_k_and_v", "= v[source", "= k[source"),
-    (
-        "quantize_k_and_v",
-        "put_codes(local_row, t, codes, K_BITS)",
-        "put_codes(local_row, t, codes, V_BITS)",
-    ),
-    ("quantize_k_and_v", "v_norms[at", "k_norms[at"),
+    ("quantize_k_and_v", "= v[first", "= k[first"),
+    ("quantize_k_and_v", "own_words(codes, K_BITS)", "own_words(codes, V_BITS)"),
+    ("quantize_k_and_v", "v_norms[stored", "k_norms[stored"),
+    ("quantize_k_and_v", "load(is_k, at.row + step.row,", "load(is_k, at.row,"),
     ("store_kv", "pack2x16float(x.zw)", "pack2x16float(x.xy)"),
     ("store_kv", "params.num_tokens - token >", "params.num_tokens - token + 1u >"),
     ("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
@@ -221,12 +220,12 @@ fn tile() -> parity::flash_attn_tile::Case {
     }
 }
 
-/// A ring that wraps, some of whose tokens are overwritten.
+/// A ring that wraps, most of whose tokens are overwritten, and more rows than a grid takes at a time.
 fn ring(codec: Codec) -> Case {
     Case {
         codec,
-        num_kv_heads: 1,
-        num_tokens: 7,
+        num_kv_heads: 3,
+        num_tokens: 3003,
         capacity: 4,
         write_pos: 3,
         sliding: true,

@@ -608,8 +608,7 @@ fn gates_fail_on_a_kernel_that_is_broken_at_the_measured_width_only() {
     }
     let mut leg = WgpuLeg::on(LegName::Wgsl, Gpu::open(&Selection::default()).unwrap());
     let original = wgtq::kernels::quantize_kv::CONTRACT.wgsl;
-    let wrong =
-        original.replace("packed_word(local_row, w, BITS)", "packed_word(local_row, w, 4u)");
+    let wrong = original.replace("own_words(codes, BITS)", "own_words(codes, 4u)");
     assert_ne!(wrong, original);
     leg.replace_source("quantize_kv", &wrong);
     let five = CodecSettings { v_bits: Bits::B5, ..CodecSettings::DEFAULT };

@@ -244,7 +244,7 @@ fn store_wide(row: u32, t: u32, head: u32) {
 
 // Where coordinate c of row `row` is in the exchange.
 fn exchange_at(row: u32, c: u32) -> u32 {
-    return row * ROW_PITCH + c + c / EPT;
+    return row * ROW_PITCH + c + c / EPT * THREAD_PAD;
 }
 
 // Stores vector f of the output of query head `first_head + h`, the `nth` of its batch.

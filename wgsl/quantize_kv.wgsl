@@ -1,11 +1,11 @@
 // Encodes K or V: rotate, take the norm, scale to N(0, 1), pick the nearest centroid, pack.
 //
-// A row is one token of one KV head. A workgroup handles ROWS_PER_WORKGROUP rows, ROW_THREADS
-// threads a row. Codes of a row go through workgroup memory and are packed a word a thread: words
-// are written whole, and a row is whole words at every width, so no neighbouring row is touched.
+// A row is one token of one KV head. A workgroup handles ROWS_PER_WORKGROUP rows at a time, ROW_THREADS
+// threads a row, and then those as many rows further on as the whole grid handles. A thread's codes
+// are whole words at every width: it writes them as they are, and no neighbouring row is touched.
 // Contract: src/kernels/quantize_kv.rs. Oracle: src/oracle/quantize_kv.rs.
 
-const ROW_WORDS = HEAD_DIM * BITS / 32u;
+const OWN_WORDS = EPT * BITS / 32u; // of a thread's codes
 
 struct Params {
     head_dim: u32,
@@ -31,64 +31,71 @@ fn main(
 ) {
     let t = tid % ROW_THREADS;
     let local_row = tid / ROW_THREADS;
-    let row = (workgroup.y * workgroups.x + workgroup.x) * ROWS_PER_WORKGROUP + local_row;
-    let rows = params.num_tokens * params.num_kv_heads;
-    let source = min(row, rows - 1u);
-    let token = source / params.num_kv_heads;
-    let kv_head = source % params.num_kv_heads;
-
-    // Phase 1: load, sign; boundaries to workgroup memory.
-    var x: array<f32, EPT>;
-    for (var m = 0u; m < EPT; m++) { // unroll
-        x[m] = src[source * HEAD_DIM + t + m * ROW_THREADS];
-    }
-    fill_boundaries(tid, 0u, BITS);
-    if (SIGN_BEFORE) {
-        x = apply_signs(t, x);
-    }
-
-    // Phase 2: butterflies, widest strides first. Those that follow put_wide_squares stay within a
-    // block and keep its length: the norm is known before they run.
-    x = pass_wide(x);
-    put_wide(local_row, t, x);
-    put_wide_squares(local_row, t, x);
-    workgroupBarrier();
-    x = pass_near(get_near(local_row, t));
-
-    // Phase 3: the norm of the block this thread belongs to. Pass 1 was EPT times too long in squares.
     let block = t / BLOCK_THREADS;
-    var norm = block_norm(block_sum(local_row, block) / f32(EPT));
+    var at = first_row(workgroup.x * ROWS_PER_WORKGROUP + local_row, params.num_kv_heads);
+    let step = first_row(workgroups.x * ROWS_PER_WORKGROUP, params.num_kv_heads);
+    let rows = params.num_tokens * params.num_kv_heads;
+    fill_table(tid, 0u, BITS);
+    var x = load(at.row, rows, t);
 
-    // Phase 4: quantise.
-    let scale = INV_SQRT_HEAD_DIM * encode_scale(norm, params.scale_factor_d512);
-    let codes = nearest_codes(x, scale, GUESS, BITS);
-    put_codes(local_row, t, codes, BITS);
-    workgroupBarrier();
+    for (var turn = 0u; turn * step.row < rows; turn++) {
+        // Phase 1: sign.
+        if (SIGN_BEFORE) {
+            x = apply_signs(t, x);
+        }
 
-    // Phase 5: with norm correction, the norm with which the decoded block is as long as this one.
-    // Every thread has read the boundaries and the squares: both arrays are free.
-    if (NORM_CORRECTION) {
-        fill_centroids(tid, 0u, BITS);
+        // Phase 2: butterflies, widest strides first, and meanwhile the next row is read. Those that
+        // follow put_wide_squares stay within a block and keep its length: the norm is known before
+        // they run.
+        x = pass_wide(x);
         workgroupBarrier();
-        put_centroid_squares(local_row, t, codes);
+        put_wide(local_row, t, x);
+        put_wide_squares(local_row, t, x);
+        if ((turn + 1u) * step.row < rows) {
+            x = load(at.row + step.row, rows, t);
+        }
         workgroupBarrier();
-        let decoded = block_sum(local_row, block);
-        norm = corrected_norm(norm, decoded, params.scale_factor_d512);
-    }
+        let near = pass_near(get_near(local_row, t));
 
-    // Phase 6: pack and store.
-    let left = params.num_tokens - token;
-    let slot = slot_of(token, params.write_pos, params.cache_capacity, params.is_sliding);
-    if (row < rows && !overwritten(left, params.cache_capacity, params.is_sliding)) {
-        let at = kv_head * params.cache_capacity + slot;
-        for (var first = 0u; first < ROW_WORDS; first += ROW_THREADS) { // unroll
-            let w = first + t;
-            if (w < ROW_WORDS) {
-                packed[at * ROW_WORDS + w] = packed_word(local_row, w, BITS);
+        // Phase 3: the norm of the block this thread belongs to. Pass 1 was EPT times too long in squares.
+        var norm = block_norm(block_sum(local_row, block) / f32(EPT));
+
+        // Phase 4: quantise.
+        let scale = INV_SQRT_HEAD_DIM * encode_scale(norm, params.scale_factor_d512);
+        let codes = nearest_codes(near, scale, GUESS, BITS);
+
+        // Phase 5: with norm correction, the norm with which the decoded block is as long as this one.
+        if (NORM_CORRECTION) {
+            workgroupBarrier();
+            put_centroid_squares(local_row, t, codes);
+            workgroupBarrier();
+            let decoded = block_sum(local_row, block);
+            norm = corrected_norm(norm, decoded, params.scale_factor_d512);
+        }
+
+        // Phase 6: pack and store.
+        let left = params.num_tokens - at.token;
+        if (at.row < rows && !overwritten(left, params.cache_capacity, params.is_sliding)) {
+            let slot = slot_of(at.token, params.write_pos, params.cache_capacity, params.is_sliding);
+            let stored = at.kv_head * params.cache_capacity + slot;
+            var words = own_words(codes, BITS);
+            for (var w = 0u; w < OWN_WORDS; w++) { // unroll
+                packed[(stored * ROW_THREADS + t) * OWN_WORDS + w] = words[w];
+            }
+            if (t % BLOCK_THREADS == 0u) {
+                norms[stored * NORMS_PER_POS + block] = norm;
             }
         }
-        if (t % BLOCK_THREADS == 0u) {
-            norms[at * NORMS_PER_POS + block] = norm;
-        }
+        at = next_row(at, step, params.num_kv_heads);
     }
+}
+
+// A thread's wide coordinates of row `row`, or of the last one.
+fn load(row: u32, rows: u32, t: u32) -> array<f32, EPT> {
+    let first = min(row, rows - 1u) * HEAD_DIM + t;
+    var x: array<f32, EPT>;
+    for (var m = 0u; m < EPT; m++) { // unroll
+        x[m] = src[first + m * ROW_THREADS];
+    }
+    return x;
 }

@@ -14,21 +14,23 @@ struct Quantizer {
     uint bits;
 };
 
-// Index of the nearest centroid, ties to the lower index. The guess are the limit and the terms of
-// src/codec/codebook/guess.rs: codes of up to four bits need only the first.
+// Index of the nearest centroid, ties to the lower index. The guess are the terms of
+// src/codec/codebook/guess.rs: codes of up to four bits need only the first two.
 inline uint nearest(float z, Quantizer by) {
-    float x = clamp(z, -by.guess[0], by.guess[0]);
-    float slope = by.guess[1];
-    if (by.bits > 4) {
-        float s = x * x;
-        slope += s * (by.guess[2] + s * (by.guess[3] + s * by.guess[4]));
-    }
+    float u = saturate(z * by.guess[0] + 0.5f);
     // So large a float has no bits below the point: the sum is rounded to a whole number, whose
     // bits are the lowest of the float.
-    float middle = float((1u << (by.bits - 1)) - 1u);
-    uint rounded = as_type<uint>(x * slope + (12582912.0f + middle));
-    uint boundary = rounded & ((1u << by.bits) - 1u);
-    return boundary + (z > by.boundaries[boundary] ? 1u : 0u);
+    float rounded = u * by.guess[1] + 12582912.0f;
+    if (by.bits > 4) {
+        float x = u - 0.5f;
+        float s = x * x;
+        float middle = float((1u << (by.bits - 1)) - 1u);
+        float slope = by.guess[1] + s * (by.guess[2] + s * (by.guess[3] + s * by.guess[4]));
+        rounded = x * slope + (12582912.0f + middle);
+    }
+    uint boundary = as_type<uint>(rounded) & ((1u << by.bits) - 1u);
+    // The sign of the difference is set above the boundary, and not on it.
+    return boundary + (as_type<uint>(by.boundaries[boundary] - z) >> 31);
 }
 
 inline void nearest_codes(

@@ -1,8 +1,9 @@
-//! How fast the device reads, and copies, memory, and starts a dispatch: what attention is held
+//! How fast the device reads, and copies, memory, and starts a dispatch: what kernels are held
 //! against.
 
 use super::Plan;
 use super::clock::Clock;
+use super::samples::{MOST_CALLS, SAMPLE_US};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
 use crate::legs::submit::gpu_error;
@@ -11,13 +12,17 @@ use crate::legs::submit::gpu_error;
 const BYTES: u64 = 512 << 20;
 /// The same on software.
 const SOFTWARE_BYTES: u64 = 4 << 20;
-/// Threads of a workgroup.
-const THREADS: u32 = 256;
+/// Threads of a workgroup; small copies need more workgroups than large ones.
+const THREADS: [u32; 2] = [256, 64];
 /// Vectors of 16 bytes that a thread reads.
 const PER_THREAD: u32 = 16;
+/// Bytes that the largest workgroup reads.
+const GROUP_BYTES: u64 = 16 * THREADS[0] as u64 * PER_THREAD as u64;
+/// Most parts of the buffers that calls go round: by then a part was last read long ago.
+const MOST_WINDOWS: u64 = 256;
 
-/// Every thread reads PER_THREAD vectors, neighbours side by side, and writes them, or only their
-/// exclusive or if that is a value it never is.
+/// Every thread reads PER_THREAD vectors, neighbours side by side, and writes the first WRITTEN of them;
+/// of the others only their exclusive or, if that is a value it never is.
 const TEXT: &str = "
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
 @group(0) @binding(1) var<storage, read_write> copied: array<vec4<u32>>;
@@ -30,9 +35,9 @@ const TEXT: &str = "
     for (var i = 0u; i < PER_THREAD; i++) {
         let x = source[id.x + i * stride];
         all ^= x;
-        if (COPY) { copied[id.x + i * stride] = x; }
+        if (i < WRITTEN) { copied[id.x + i * stride] = x; }
     }
-    if (!COPY && all.x == 0x9e3779b9u) { copied[id.x] = all; }
+    if (WRITTEN < PER_THREAD && all.x == 0x9e3779b9u) { copied[id.x] = all; }
 }
 ";
 
@@ -47,14 +52,58 @@ pub(super) struct Bandwidth {
     pub dispatch_us: f64,
 }
 
+/// The threads of a copy.
+#[derive(Debug, Clone, Copy)]
+struct Threads {
+    /// Those of a workgroup.
+    group: u32,
+    /// Vectors that each reads.
+    each: u32,
+    /// How many of them it writes.
+    written: u32,
+}
+
+impl Threads {
+    const fn all(written: u32) -> Self {
+        Self { group: THREADS[0], each: PER_THREAD, written }
+    }
+}
+
+/// Two buffers, and dispatches that copy from one to the other.
+#[derive(Debug)]
+pub(super) struct Copier<'a> {
+    gpu: &'a Gpu,
+    clock: &'a Clock,
+    plan: &'a Plan,
+    buffers: [wgpu::Buffer; 2],
+    bytes: u64,
+}
+
 impl Bandwidth {
     /// The median of several passes.
-    pub fn measure(gpu: &Gpu, clock: &Clock, plan: &Plan) -> Result<Self, DriverError> {
+    pub fn measure(copier: &Copier<'_>) -> Result<Self, DriverError> {
+        let (bytes, wake_up) = (copier.bytes, copier.plan.wake_up_ms);
+        let gb_s = |moved: u64, us: f64| moved as f64 / us / 1e3;
+        Ok(Self {
+            copy_gb_s: gb_s(2 * bytes, copier.time(bytes, Threads::all(PER_THREAD), 1, wake_up)?),
+            read_gb_s: gb_s(bytes, copier.time(bytes, Threads::all(0), 1, wake_up)?),
+            dispatch_us: copier.time(
+                GROUP_BYTES,
+                Threads { each: 0, ..Threads::all(0) },
+                100,
+                wake_up,
+            )?,
+        })
+    }
+}
+
+impl<'a> Copier<'a> {
+    pub fn new(gpu: &'a Gpu, clock: &'a Clock, plan: &'a Plan) -> Result<Self, DriverError> {
         let software = gpu.report.device_type == "cpu";
         let most = gpu.report.max_storage_binding.min(gpu.device.limits().max_buffer_size);
-        let step = u64::from(THREADS * PER_THREAD) * 16;
-        let bytes = (if software { SOFTWARE_BYTES } else { BYTES }).min(most) / step * step;
-        let [from, to] = ["copied from", "copied to"].map(|label| {
+        let bytes =
+            (if software { SOFTWARE_BYTES } else { BYTES }).min(most) / GROUP_BYTES * GROUP_BYTES;
+        let buffer = |label| {
             gpu.scoped(|| {
                 gpu.device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some(label),
@@ -63,81 +112,114 @@ impl Bandwidth {
                     mapped_at_creation: false,
                 })
             })
-        });
-        let (from, to) = (from?, to?);
+        };
+        let buffers = [buffer("copied from")?, buffer("copied to")?];
         for (i, word) in (0..bytes / (1 << 20)).zip(1u32..) {
             // Zeros can be faster than data.
             let block = [word.wrapping_mul(0x9e37_79b9), word].repeat(1 << 17);
-            gpu.queue.write_buffer(&from, i << 20, bytemuck::cast_slice(&block));
+            gpu.queue.write_buffer(&buffers[0], i << 20, bytemuck::cast_slice(&block));
         }
-        let all = u32::try_from(bytes / step).map_err(gpu_error)?;
-        // Median microseconds of `groups` workgroups, in a pass of `calls`.
-        let time = |per_thread: u32, copy: bool, groups: u32, calls: u32| {
-            let (pipeline, group) = prepare(gpu, [&from, &to], per_thread, copy)?;
-            let pass = || {
-                clock.time(gpu, |pass| {
-                    for _ in 0..calls {
-                        pass.set_pipeline(&pipeline);
-                        pass.set_bind_group(0, &group, &[]);
-                        pass.dispatch_workgroups(groups, 1, 1);
-                    }
-                    Ok(())
-                })
-            };
-            let mut warm = 0.0;
-            while warm < plan.wake_up_ms * 1e3 {
-                warm += pass()?.max(1.0);
-            }
-            let mut us = (0..plan.samples).map(|_| pass()).collect::<Result<Vec<f64>, _>>()?;
-            us.sort_by(f64::total_cmp);
-            Ok::<f64, DriverError>(us[us.len() / 2] / f64::from(calls))
+        Ok(Self { gpu, clock, plan, buffers, bytes })
+    }
+
+    /// Microseconds in which so many bytes are read and so many written, to a sixteenth of what is
+    /// read, in the faster workgroups, each call waiting for the one before; none where the buffers
+    /// are too small. Calls go through the buffers, so that no cache holds what the next one reads.
+    pub fn copied_us(&self, read: u64, written: u64) -> Result<Option<f64>, DriverError> {
+        let window = read.next_multiple_of(GROUP_BYTES);
+        if window > self.bytes {
+            return Ok(None);
+        }
+        let part = (u64::from(PER_THREAD) * written + read / 2) / read;
+        let mut least = f64::INFINITY;
+        for group in THREADS {
+            let threads = Threads { group, ..Threads::all(part as u32) };
+            let first = self.time(window, threads, 1, 0.0)?;
+            let calls = (SAMPLE_US / first).clamp(1.0, MOST_CALLS);
+            let us = self.time(window, threads, calls as u32, self.plan.warm_up_ms)?;
+            least = us.min(least);
+        }
+        Ok(Some(least))
+    }
+
+    /// Median microseconds of a dispatch over `window` bytes, in passes of `calls`, after so many
+    /// milliseconds of them.
+    fn time(
+        &self,
+        window: u64,
+        threads: Threads,
+        calls: u32,
+        warm_up_ms: f64,
+    ) -> Result<f64, DriverError> {
+        let pipeline = pipeline(self.gpu, threads)?;
+        let windows = (self.bytes / window).min(MOST_WINDOWS);
+        let groups = (0..windows)
+            .map(|i| bind_group(self.gpu, &pipeline, self.window(i * window, window)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let workgroups = window / (16 * u64::from(PER_THREAD * threads.group));
+        let workgroups = u32::try_from(workgroups).map_err(gpu_error)?;
+        let mut next = groups.iter().cycle();
+        let mut pass = || {
+            self.clock.time(self.gpu, |pass| {
+                pass.set_pipeline(&pipeline);
+                for group in next.by_ref().take(calls as usize) {
+                    pass.set_bind_group(0, group, &[]);
+                    pass.dispatch_workgroups(workgroups, 1, 1);
+                }
+                Ok(())
+            })
         };
-        let gb_s = |moved: u64, us: f64| moved as f64 / us / 1e3;
-        let measured = Self {
-            copy_gb_s: gb_s(2 * bytes, time(PER_THREAD, true, all, 1)?),
-            read_gb_s: gb_s(bytes, time(PER_THREAD, false, all, 1)?),
-            dispatch_us: time(0, false, 1, 100)?,
-        };
-        from.destroy();
-        to.destroy();
-        Ok(measured)
+        let mut warm = 0.0;
+        while warm < warm_up_ms * 1e3 {
+            warm += pass()?.max(1.0);
+        }
+        let mut us = (0..self.plan.samples).map(|_| pass()).collect::<Result<Vec<f64>, _>>()?;
+        us.sort_by(f64::total_cmp);
+        Ok(us[us.len() / 2] / f64::from(calls))
+    }
+
+    fn window(&self, offset: u64, size: u64) -> [wgpu::BufferBinding<'_>; 2] {
+        let size = wgpu::BufferSize::new(size);
+        self.buffers.each_ref().map(|buffer| wgpu::BufferBinding { buffer, offset, size })
     }
 }
 
-fn prepare(
-    gpu: &Gpu,
-    buffers: [&wgpu::Buffer; 2],
-    per_thread: u32,
-    copy: bool,
-) -> Result<(wgpu::ComputePipeline, wgpu::BindGroup), DriverError> {
+fn pipeline(gpu: &Gpu, threads: Threads) -> Result<wgpu::ComputePipeline, DriverError> {
     let constants = [
-        format!("const THREADS = {THREADS}u;"),
-        format!("const PER_THREAD = {per_thread}u;"),
-        format!("const COPY = {copy};"),
+        format!("const THREADS = {}u;", threads.group),
+        format!("const PER_THREAD = {}u;", threads.each),
+        format!("const WRITTEN = {}u;", threads.written),
     ];
     let text = constants.join("\n") + TEXT;
     gpu.scoped(|| {
         let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some("bandwidth"),
+            label: Some("copy"),
             source: wgpu::ShaderSource::Wgsl(text.into()),
         });
-        let pipeline = gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some("bandwidth"),
+        gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some("copy"),
             layout: None,
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
             cache: None,
-        });
-        let entries = [0u32, 1].map(|binding| wgpu::BindGroupEntry {
-            binding,
-            resource: buffers[binding as usize].as_entire_binding(),
-        });
-        let group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("bandwidth"),
+        })
+    })
+}
+
+fn bind_group(
+    gpu: &Gpu,
+    pipeline: &wgpu::ComputePipeline,
+    [from, to]: [wgpu::BufferBinding<'_>; 2],
+) -> Result<wgpu::BindGroup, DriverError> {
+    gpu.scoped(|| {
+        gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("copy"),
             layout: &pipeline.get_bind_group_layout(0),
-            entries: &entries,
-        });
-        (pipeline, group)
+            entries: &[
+                wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(from) },
+                wgpu::BindGroupEntry { binding: 1, resource: wgpu::BindingResource::Buffer(to) },
+            ],
+        })
     })
 }

@@ -24,7 +24,7 @@ use crate::codec::{Bits, HeadDim};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
 use crate::legs::LegName;
-use bandwidth::Bandwidth;
+use bandwidth::{Bandwidth, Copier};
 use cache::Cache;
 use clock::Clock;
 use report::{Environment, PointReport, RowReport};
@@ -226,12 +226,13 @@ pub struct Measured {
 /// Measures everything that `plan` names; `done` is told the name of each point as it is finished.
 pub fn run(gpu: &Gpu, plan: &Plan, mut done: impl FnMut(&str)) -> Result<Measured, DriverError> {
     let clock = Clock::new(gpu)?;
-    let bandwidth = Bandwidth::measure(gpu, &clock, plan)?;
+    let copier = Copier::new(gpu, &clock, plan)?;
+    let bandwidth = Bandwidth::measure(&copier)?;
     let (mut points, mut rows) = (Vec::new(), Vec::new());
     for subject in &plan.subjects {
         match subject {
             Subject::Attention => points = attention(gpu, &clock, plan, &mut done)?,
-            Subject::Rows => rows = rows::run(gpu, &clock, plan, &mut done)?,
+            Subject::Rows => rows = rows::run(gpu, &clock, &copier, plan, &mut done)?,
         }
     }
     report::relate(&mut points, bandwidth.copy_gb_s);

@@ -6,6 +6,7 @@
 mod verdict;
 
 use super::array::{Array, copies};
+use super::bandwidth::Copier;
 use super::clock::Clock;
 use super::report::{RowReport, RowTiming};
 use super::samples::Samples;
@@ -71,6 +72,7 @@ pub(super) const fn points_each() -> usize {
 pub(super) fn run(
     gpu: &Gpu,
     clock: &Clock,
+    copier: &Copier<'_>,
     plan: &Plan,
     mut done: impl FnMut(&str),
 ) -> Result<Vec<RowReport>, DriverError> {
@@ -81,12 +83,14 @@ pub(super) fn run(
             let source = shape.source(gpu, plan)?;
             let mut idle = true;
             for kernel in KERNELS {
+                let copied_us = copier.copied_us(shape.read(kernel), shape.written(kernel))?;
                 for &leg in &plan.legs {
                     let point = Point { shape, kernel, leg, idle };
-                    reports.push(match &source {
+                    let report = match &source {
                         Ok(source) => point.measure(gpu, clock, source, plan)?,
                         Err(lacking) => point.skipped(lacking),
-                    });
+                    };
+                    reports.push(RowReport { copied_us, ..report });
                     done(&format!("{} {tokens} {}", preset.name(), kernel.stem()));
                     idle = false;
                 }
@@ -147,6 +151,23 @@ impl Shape {
         head_dim.get().into()
     }
 
+    /// Bytes that a call has to read.
+    fn read(self, kernel: Kernel) -> u64 {
+        self.rows() * 4 * self.row_floats() * kernel.widths().len().max(1) as u64
+    }
+
+    /// Bytes that a call has to write.
+    fn written(self, kernel: Kernel) -> u64 {
+        let (_, _, head_dim) = self.preset.shape();
+        let norms = 4 * u64::from(head_dim.norms_per_pos());
+        let encoded = |bits: Bits| row::row_bytes(head_dim, bits) + norms;
+        let each = match kernel {
+            Kernel::Fwht => 4 * self.row_floats(),
+            _ => kernel.widths().into_iter().map(encoded).sum(),
+        };
+        self.rows() * each
+    }
+
     /// N(0, 1) with a few large coordinates, as K has them; or what the device lacks.
     fn source(self, gpu: &Gpu, plan: &Plan) -> Result<Result<Source, String>, DriverError> {
         let bytes = self.rows() * self.row_floats() * 4;
@@ -201,17 +222,8 @@ impl Point {
         fwht::Problem { head_dim, rotation: Rotation::Srht, direction: Direction::Forward }
     }
 
-    /// Bytes that a call has to read and to write.
     fn bytes(&self) -> u64 {
-        let (_, _, head_dim) = self.shape.preset.shape();
-        let source = 4 * self.shape.row_floats();
-        let norms = 4 * u64::from(head_dim.norms_per_pos());
-        let encoded = |bits: Bits| source + row::row_bytes(head_dim, bits) + norms;
-        let each = match self.kernel {
-            Kernel::Fwht => 2 * source,
-            _ => self.kernel.widths().into_iter().map(encoded).sum(),
-        };
-        self.shape.rows() * each
+        self.shape.read(self.kernel) + self.shape.written(self.kernel)
     }
 
     fn params(&self) -> QuantizeKvParams {
@@ -304,6 +316,7 @@ impl Point {
             bits: self.kernel.bits(),
             leg: self.leg.as_str().to_owned(),
             bytes: self.bytes(),
+            copied_us: None,
             copies: 0,
             skipped: None,
             verified: false,

@@ -8,6 +8,10 @@ use crate::contract::{Caps, Constant, Language, constant, grid};
 use crate::error::{Error, Result};
 use crate::params::QuantizeKvParams;
 
+/// Most workgroups of WGSL, which go round where rows are more: four on each of 132 multiprocessors.
+/// More than a device holds at a time would take a second turn as long as the first.
+const MOST_WORKGROUPS: u64 = 528;
+
 /// An encoder of rows in these widths; the codec says the rest.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Encoder<'a> {
@@ -17,7 +21,7 @@ pub(super) struct Encoder<'a> {
 
 impl Encoder<'_> {
     fn rows(&self, language: Language) -> Rows {
-        Rows::new(self.codec.head_dim, language)
+        Rows::encoded(self.codec.head_dim, language, self.widths)
     }
 
     /// Threads of a workgroup.
@@ -25,9 +29,15 @@ impl Encoder<'_> {
         self.rows(language).threads()
     }
 
+    /// The widest codes.
+    fn most_bits(&self) -> Bits {
+        self.widths.iter().copied().max().unwrap_or(self.codec.bits)
+    }
+
     /// Entries of the largest table.
     fn table_len(&self) -> u32 {
-        self.widths.iter().map(|b| b.levels() as u32).max().unwrap_or(1)
+        let levels = self.most_bits().levels() as u32;
+        if self.codec.norm_correction { 2 * levels } else { levels }
     }
 
     /// All but the widths themselves.
@@ -42,6 +52,7 @@ impl Encoder<'_> {
         let tables: Vec<f32> = self.widths.iter().flat_map(upto).collect();
         constants.push(constant("BOUNDARIES", tables));
         constants.push(constant("TABLE_LEN", self.table_len()));
+        constants.push(constant("MOST_BITS", self.most_bits().get()));
         constants.extend(rotation_constants(head_dim, has_signs(rotation), false));
         constants.push(constant("NORM_CORRECTION", norm_correction));
         constants.extend(self.rows(language).constants());
@@ -65,8 +76,7 @@ impl Encoder<'_> {
         match language {
             Language::Wgsl => {
                 let squares = head_dim.norms_per_pos() * rows.threads();
-                let fours = rows.per_workgroup * rows.padded(head_dim.get() / 4);
-                rows.exchange_bytes() + 4 * (self.table_len() + squares + fours)
+                rows.exchange_bytes() + 4 * (self.table_len() + squares)
             }
             Language::Msl => rows.per_workgroup * head_dim.get(),
         }
@@ -93,7 +103,11 @@ impl Encoder<'_> {
         }
         let rows = u64::from(params.num_tokens) * u64::from(params.num_kv_heads);
         let slots = u64::from(params.num_kv_heads) * u64::from(params.cache_capacity);
-        let workgroups = rows.div_ceil(self.rows(language).per_workgroup.into());
+        let most = match language {
+            Language::Wgsl => MOST_WORKGROUPS.min(caps.max_workgroups_per_dim.into()),
+            Language::Msl => u64::MAX,
+        };
+        let workgroups = rows.div_ceil(self.rows(language).per_workgroup.into()).min(most);
         let grid = grid(kernel, workgroups, caps)?;
         Ok(Call { head_dim, rows, slots, grid })
     }

@@ -18,7 +18,7 @@ pub struct Case {
 }
 
 /// Every head dim and rotation with widths apart and alike, both ways round; rings that wrap, also
-/// more than once; rows of zeros; a scale factor; norm correction.
+/// more than once; rows of zeros; a scale factor; norm correction; more rows than a grid takes at a time.
 pub fn cases() -> Vec<Case> {
     let case = |head_dim, rotation, [k_bits, bits]: [Bits; 2]| Case {
         k_bits,
@@ -59,6 +59,7 @@ pub fn cases() -> Vec<Case> {
         let codec = Codec { norm_correction: true, ..base.v.codec };
         cases.push(of(base, quantize_kv::Case { codec, ..base.v }));
     }
+    cases.push(of(ring, quantize_kv::Case { num_tokens: 3000, capacity: 3010, ..ring.v }));
     cases
 }
 

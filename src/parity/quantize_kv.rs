@@ -43,7 +43,7 @@ pub struct Case {
 }
 
 /// Every head dim and rotation; rings that wrap, also more than once; rows of zeros, and of tiny
-/// and large values; a scale factor; norm correction.
+/// and large values; a scale factor; norm correction; more rows than a grid takes at a time.
 pub fn cases() -> Vec<Case> {
     let case = |head_dim, rotation| Case {
         codec: Codec::new(head_dim, Bits::B4, rotation),
@@ -86,6 +86,11 @@ pub fn cases() -> Vec<Case> {
     }
     cases.push(corrected(scaled));
     cases.push(corrected(Case { amplitude: 0.0, ..scaled }));
+    let long = case(HeadDim::ALL[0], Rotation::Plain);
+    cases.push(Case { num_tokens: 3000, capacity: 3010, ..long });
+    let codec = Codec { bits: Bits::B3, ..long.codec };
+    let ring = Case { codec, write_pos: 1999, sliding: true, ..long };
+    cases.push(corrected(Case { num_tokens: 6000, capacity: 2001, ..ring }));
     cases
 }
 

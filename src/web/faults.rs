@@ -18,8 +18,8 @@ const fn fault(kernel: &'static str, from: &'static str, to: &'static str) -> Fa
 
 const FAULTS: [Fault; 9] = [
     fault("fwht", "ROW_THREADS] = x[m]", "ROW_THREADS] = x[m ^ 1u]"),
-    fault("quantize_kv", "packed_word(local_row, w, ", "packed_word(local_row, 0u, "),
-    fault("quantize_k_and_v", "packed_word(local_row, w, V", "packed_word(local_row, 0u, V"),
+    fault("quantize_kv", "own_words(codes, BITS)", "own_words(codes, BITS - 1u)"),
+    fault("quantize_k_and_v", "own_words(codes, V_BITS)", "own_words(codes, V_BITS - 1u)"),
     fault("store_kv", "* QUADS + i % QUADS", "* QUADS + i / QUADS"),
     fault("dequantize_kv", "bit % 32u + 4u * BITS, BITS)", "bit % 32u + 3u * BITS, BITS)"),
     fault("flash_attn_vec_tq", "query[h * VECS + i] = q[", "query[h * VECS] = q["),

@@ -5,42 +5,41 @@
 
 const BLOCK_THREADS = ROW_THREADS / NORMS_PER_POS; // threads whose near coordinates share a norm
 const BLOCK_EPT = EPT / NORMS_PER_POS;             // wide coordinates of a thread that share a norm
+const MOST_WORDS = EPT * MOST_BITS / 32u;           // of a thread's codes
 const BLOCK_DIM = f32(HEAD_DIM / NORMS_PER_POS);   // all of those coordinates
-const ROW_FOURS = HEAD_DIM / 4u + ROW_THREADS;     // with a pad every thread
 
-var<workgroup> table: array<f32, TABLE_LEN>; // boundaries; for the norm correction then centroids
-var<workgroup> squares: array<f32, NORMS_PER_POS * WORKGROUP_SIZE>;       // [row][block][thread]
-var<workgroup> fours: array<u32, ROWS_PER_WORKGROUP * ROW_FOURS>;         // [row][four codes]
+var<workgroup> table: array<f32, TABLE_LEN>; // boundaries; for the norm correction centroids behind them
+var<workgroup> squares: array<f32, NORMS_PER_POS * WORKGROUP_SIZE>; // [row][block][thread]
 
-// The tables of codes of `bits` bits start at `base`.
-fn fill_boundaries(tid: u32, base: u32, bits: u32) {
+// Boundaries and, for the norm correction, centroids of codes of `bits` bits, which start at `base`.
+fn fill_table(tid: u32, base: u32, bits: u32) {
     var boundaries = BOUNDARIES;
-    for (var i = tid; i < 1u << bits; i += WORKGROUP_SIZE) {
-        table[i] = boundaries[base + i];
-    }
-}
-fn fill_centroids(tid: u32, base: u32, bits: u32) {
     var levels = CODEBOOK;
     for (var i = tid; i < 1u << bits; i += WORKGROUP_SIZE) {
-        table[i] = levels[base + i];
+        table[i] = boundaries[base + i];
+        if (NORM_CORRECTION) {
+            table[TABLE_LEN / 2u + i] = levels[base + i];
+        }
     }
 }
 
-// Index of the nearest centroid, ties to the lower index. `guess` are the limit and the terms of
-// src/codec/codebook/guess.rs: codes of up to four bits need only the first.
+// Index of the nearest centroid, ties to the lower index. `guess` are the terms of
+// src/codec/codebook/guess.rs: codes of up to four bits need only the first two.
 fn nearest(z: f32, guess: array<f32, 5>, bits: u32) -> u32 {
-    let x = clamp(z, -guess[0], guess[0]);
-    var slope = guess[1];
-    if (bits > 4u) {
-        let s = x * x;
-        slope += s * (guess[2] + s * (guess[3] + s * guess[4]));
-    }
+    let u = saturate(z * guess[0] + 0.5);
     // So large a float has no bits below the point: the sum is rounded to a whole number, whose
     // bits are the lowest of the float.
-    let middle = f32((1u << (bits - 1u)) - 1u);
-    let rounded = bitcast<u32>(x * slope + (12582912.0 + middle));
-    let boundary = rounded & ((1u << bits) - 1u);
-    return boundary + select(0u, 1u, z > table[boundary]);
+    var rounded = u * guess[1] + 12582912.0;
+    if (bits > 4u) {
+        let x = u - 0.5;
+        let s = x * x;
+        let middle = f32((1u << (bits - 1u)) - 1u);
+        let slope = guess[1] + s * (guess[2] + s * (guess[3] + s * guess[4]));
+        rounded = x * slope + (12582912.0 + middle);
+    }
+    let boundary = bitcast<u32>(rounded) & ((1u << bits) - 1u);
+    // The sign of the difference is set above the boundary, and not on it.
+    return boundary + (bitcast<u32>(table[boundary] - z) >> 31u);
 }
 
 fn nearest_codes(
@@ -74,7 +73,7 @@ fn put_centroid_squares(local_row: u32, t: u32, near: array<u32, EPT>) {
     var codes = near;
     var sum = 0.0;
     for (var m = 0u; m < EPT; m++) { // unroll
-        let level = table[codes[m]];
+        let level = table[TABLE_LEN / 2u + codes[m]];
         sum += level * level;
     }
     for (var b = 0u; b < NORMS_PER_POS; b++) { // unroll
@@ -112,30 +111,40 @@ fn corrected_norm(norm: f32, sum: f32, scale_factor_d512: f32) -> f32 {
     return norm / sqrt(sum / BLOCK_DIM) * select(1.0, scale_factor_d512, NORMS_PER_POS == 2u);
 }
 
-// Puts codes by fours, the first in the lowest bits.
-fn put_codes(local_row: u32, t: u32, near: array<u32, EPT>, bits: u32) {
+// A thread's codes as a stream of whole words, first coordinate in the lowest bits.
+fn own_words(near: array<u32, EPT>, bits: u32) -> array<u32, MOST_WORDS> {
     var codes = near;
-    for (var m = 0u; m < EPT; m += 4u) { // unroll
-        let low = codes[m] | (codes[m + 1u] << bits);
-        let high = codes[m + 2u] | (codes[m + 3u] << bits);
-        fours[local_row * ROW_FOURS + t * (EPT / 4u + 1u) + m / 4u] = low | (high << (2u * bits));
+    var words: array<u32, MOST_WORDS>;
+    for (var m = 0u; m < EPT; m++) { // unroll
+        let at = m * bits;
+        words[at / 32u] += codes[m] << (at % 32u);
+        if (at % 32u + bits > 32u) {
+            words[at / 32u + 1u] += codes[m] >> (32u - at % 32u);
+        }
     }
+    return words;
 }
 
-fn four(local_row: u32, f: u32) -> u32 {
-    return fours[local_row * ROW_FOURS + f + f / (EPT / 4u)];
+// A row, counted by tokens and their KV heads.
+struct Row {
+    row: u32,
+    token: u32,
+    kv_head: u32,
 }
 
-// Word w of a row: its codes as a stream, first coordinate in the lowest bits.
-fn packed_word(local_row: u32, w: u32, bits: u32) -> u32 {
-    let width = 4u * bits;
-    let first = 32u * w / width;
-    let cut = 32u * w % width;
-    var word = four(local_row, first) >> cut;
-    for (var i = 1u; i * width < 32u + cut; i++) {
-        word |= four(local_row, first + i) << (i * width - cut);
-    }
-    return word;
+fn first_row(row: u32, num_kv_heads: u32) -> Row {
+    return Row(row, row / num_kv_heads, row % num_kv_heads);
+}
+
+// The row `step` further on; a division for each takes longer.
+fn next_row(at: Row, step: Row, num_kv_heads: u32) -> Row {
+    let kv_head = at.kv_head + step.kv_head;
+    let carry = kv_head >= num_kv_heads;
+    return Row(
+        at.row + step.row,
+        at.token + step.token + select(0u, 1u, carry),
+        select(kv_head, kv_head - num_kv_heads, carry),
+    );
 }
 
 // Slot of a token. In a sliding run longer than the cache, the newest token of a slot wins:

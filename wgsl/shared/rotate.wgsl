@@ -8,7 +8,9 @@
 // coordinates that it read, so one barrier a pass is enough; barriers stay in the entry point.
 
 const EPT = HEAD_DIM / ROW_THREADS; // coordinates of a thread: 8, 16 or 32
-const ROW_PITCH = HEAD_DIM + ROW_THREADS; // one pad float every EPT keeps strided access cheap
+
+// A row in workgroup memory has THREAD_PAD free floats after each EPT, and ROW_PAD a thread in all.
+const ROW_PITCH = HEAD_DIM + ROW_PAD * ROW_THREADS;
 
 var<workgroup> exchange: array<f32, ROWS_PER_WORKGROUP * ROW_PITCH>;
 
@@ -45,26 +47,26 @@ fn pass_near(near: array<f32, EPT>) -> array<f32, EPT> {
 fn put_wide(row: u32, t: u32, x: array<f32, EPT>) {
     var wide = x;
     for (var m = 0u; m < EPT; m++) { // unroll
-        exchange[row * ROW_PITCH + t + (m * ROW_THREADS + m * ROW_THREADS / EPT)] = wide[m];
+        exchange[row * ROW_PITCH + t + (m * ROW_THREADS + m * ROW_THREADS / EPT * THREAD_PAD)] = wide[m];
     }
 }
 fn get_wide(row: u32, t: u32) -> array<f32, EPT> {
     var wide: array<f32, EPT>;
     for (var m = 0u; m < EPT; m++) { // unroll
-        wide[m] = exchange[row * ROW_PITCH + t + (m * ROW_THREADS + m * ROW_THREADS / EPT)];
+        wide[m] = exchange[row * ROW_PITCH + t + (m * ROW_THREADS + m * ROW_THREADS / EPT * THREAD_PAD)];
     }
     return wide;
 }
 fn put_near(row: u32, t: u32, x: array<f32, EPT>) {
     var near = x;
     for (var m = 0u; m < EPT; m++) { // unroll
-        exchange[row * ROW_PITCH + t * (EPT + 1u) + m] = near[m];
+        exchange[row * ROW_PITCH + t * (EPT + THREAD_PAD) + m] = near[m];
     }
 }
 fn get_near(row: u32, t: u32) -> array<f32, EPT> {
     var near: array<f32, EPT>;
     for (var m = 0u; m < EPT; m++) { // unroll
-        near[m] = exchange[row * ROW_PITCH + t * (EPT + 1u) + m];
+        near[m] = exchange[row * ROW_PITCH + t * (EPT + THREAD_PAD) + m];
     }
     return near;
 }

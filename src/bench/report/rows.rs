@@ -24,6 +24,9 @@ pub struct RowReport {
     pub leg: String,
     /// Bytes that a call has to read and to write.
     pub bytes: u64,
+    /// Median microseconds of a dispatch that only copies, and reads and writes as many bytes, to a
+    /// sixteenth of those read; null where they are more than it has buffers for.
+    pub copied_us: Option<f64>,
     /// Copies of the rows that calls go round.
     pub copies: u64,
     /// What the device lacks for this many rows; null where it ran.
@@ -107,6 +110,7 @@ mod tests {
             bits: None,
             leg: leg.into(),
             bytes: 1_000_000,
+            copied_us: None,
             copies: 1,
             skipped: None,
             verified: us.is_some(),

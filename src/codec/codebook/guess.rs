@@ -6,18 +6,19 @@
 
 use super::Bits;
 
-/// Where z is cut off, then the terms of z, z^3, z^5 and z^7. Their sum is how many boundaries z is
-/// above the middle one.
+/// A scale, with which u = scale z + 1/2, cut off at 0 and 1, then terms. Up to four bits u times the
+/// first term is the number of the boundary, and the others are not looked at. Beyond, they are those
+/// of x, x^3, x^5 and x^7 for x = u - 1/2, and their sum is how many boundaries z is above the middle
+/// one.
 pub type Guess = [f32; 5];
 
-/// Up to four bits one term is enough, and the others are not looked at. All are minimax over the
-/// boundaries, with the cut-off that makes the largest error least.
-const GUESS_2: Guess = [1.0, 1.0, 0.0, 0.0, 0.0];
-const GUESS_3: Guess = [1.5375, 1.93485, 0.0, 0.0, 0.0];
-const GUESS_4: Guess = [1.9751, 3.40512, 0.0, 0.0, 0.0];
-const GUESS_5: Guess = [2.9759, 7.58238, -0.418163, 0.0190198, -0.000475976];
-const GUESS_6: Guess = [3.4923, 14.9476, -0.811828, 0.0347776, -0.000741109];
-const GUESS_8: Guess = [4.3951, 58.906, -3.06037, 0.114029, -0.00186914];
+/// All are minimax over the boundaries.
+const GUESS_2: Guess = [0.5, 2.0, 0.0, 0.0, 0.0];
+const GUESS_3: Guess = [0.322475, 6.0, 0.0, 0.0, 0.0];
+const GUESS_4: Guess = [0.243223, 14.0, 0.0, 0.0, 0.0];
+const GUESS_5: Guess = [0.168016, 45.1288, -88.1639, 142.052, -125.928];
+const GUESS_6: Guess = [0.143172, 104.403, -276.623, 578.106, -600.998];
+const GUESS_8: Guess = [0.113763, 517.796, -2078.6, 5984.24, -7579.37];
 
 /// The guess of a width.
 pub const fn guess(bits: Bits) -> Guess {
@@ -41,15 +42,15 @@ mod tests {
 
     /// Number of the boundary, before it is rounded, as the kernels compute it.
     fn number(bits: Bits, z: f32) -> f32 {
-        let [limit, first, rest @ ..] = guess(bits);
-        let x = z.clamp(-limit, limit);
+        let [scale, first, rest @ ..] = guess(bits);
+        let u = (z * scale + 0.5).clamp(0.0, 1.0);
+        if bits <= Bits::B4 {
+            return u * first;
+        }
+        let x = u - 0.5;
         let s = x * x;
-        let slope = if bits > Bits::B4 {
-            first + s * (rest[0] + s * (rest[1] + s * rest[2]))
-        } else {
-            first
-        };
-        x * slope + (bits.levels() / 2 - 1) as f32
+        let above = x * (first + s * (rest[0] + s * (rest[1] + s * rest[2])));
+        above + (bits.levels() / 2 - 1) as f32
     }
 
     fn code(bits: Bits, z: f32) -> usize {
