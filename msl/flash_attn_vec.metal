@@ -29,11 +29,11 @@ kernel void flash_attn_vec(
     device float *dst [[buffer(4)]],      // [head][coord], or partials
     uint3 workgroup [[threadgroup_position_in_grid]],
     uint tid [[thread_index_in_threadgroup]]) {
-    threadgroup float4 merge_acc[ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u];
-    threadgroup float merge_max[ROW_GROUPS * GROUP_PAD];
-    threadgroup float merge_factor[ROW_GROUPS * GROUP_PAD];
-    threadgroup float merge_part[ROW_GROUPS * GROUP_PAD];
-    threadgroup float merge_sum[ROW_GROUPS * GROUP_PAD];
+    threadgroup float4 merge_acc[MERGE_VECTORS];
+    threadgroup float merge_max[MERGE_GROUPS * GROUP_PAD];
+    threadgroup float merge_factor[MERGE_GROUPS * GROUP_PAD];
+    threadgroup float merge_part[MERGE_GROUPS * GROUP_PAD];
+    threadgroup float merge_sum[MERGE_GROUPS * GROUP_PAD];
 
     uint lane = tid % LANES;
     uint row_group = tid / LANES;

@@ -33,14 +33,13 @@ kernel void flash_attn_vec_tq(
     uint tid [[thread_index_in_threadgroup]],
     uint simd_lane [[thread_index_in_simdgroup]]) {
     threadgroup float codebook[CODEBOOK_LEN];
-    threadgroup float4 merge_acc[ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u];
-    threadgroup float merge_max[ROW_GROUPS * GROUP_PAD];
-    threadgroup float merge_factor[ROW_GROUPS * GROUP_PAD];
-    threadgroup float merge_part[ROW_GROUPS * GROUP_PAD];
-    threadgroup float merge_sum[ROW_GROUPS * SCORES];
+    threadgroup float4 merge_acc[MERGE_VECTORS];
+    threadgroup float merge_max[MERGE_GROUPS * GROUP_PAD];
+    threadgroup float merge_factor[MERGE_GROUPS * GROUP_PAD];
+    threadgroup float merge_part[MERGE_GROUPS * GROUP_PAD];
+    threadgroup float merge_sum[MERGE_GROUPS * SCORES];
 
     uint lane = tid % LANES;
-    uint row_group = tid / LANES;
     uint kv_head = workgroup.x / GROUPS_PER_KV;
     uint first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
     uint end_head = min(first_head + GROUP, (kv_head + 1u) * GQA);
@@ -93,6 +92,7 @@ kernel void flash_attn_vec_tq(
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
     Merge merge = {merge_max, merge_sum, merge_acc, merge_factor, merge_part, ROWS};
     Place place = {split, params.n_heads, params.nwg};
+    join(tid, running);
     merge_put(merge, tid, running);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     merge_weigh(merge, tid);
@@ -101,10 +101,7 @@ kernel void flash_attn_vec_tq(
             threadgroup_barrier(mem_flags::mem_threadgroup);
         }
         for (uint h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) {
-            for (uint i = 0; i < VECS; i++) {
-                uint at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
-                merge_acc[at / 4u + i] = running.acc[h * VECS + i];
-            }
+            merge_put_acc(merge, tid, h, h - batch, running);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         uint heads = min(MERGE_HEADS, max(end_head, first_head + batch) - first_head - batch);

@@ -53,7 +53,6 @@ fn main(
 ) {
     let in = invocation(tid);
     let lane = tid % LANES;
-    let row_group = tid / LANES;
     let kv_head = workgroup.x / GROUPS_PER_KV;
     let first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
     let end_head = min(first_head + GROUP, (kv_head + 1u) * GQA);
@@ -147,6 +146,7 @@ fn main(
 
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time; store the output, still
     // rotated, or partials.
+    join(in, &running);
     merge_put(tid, &running);
     workgroupBarrier();
     merge_weigh(tid);
@@ -155,10 +155,7 @@ fn main(
             workgroupBarrier();
         }
         for (var h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) { // unroll
-            for (var i = 0u; i < VECS; i++) { // unroll
-                let at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
-                acc_put(at / 4u + i, running.acc[h * VECS + i]);
-            }
+            merge_put_acc(tid, h, h - batch, &running);
         }
         workgroupBarrier();
         let heads = min(MERGE_HEADS, max(end_head, first_head + batch) - first_head - batch);

@@ -26,7 +26,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;      // [head][coord / 4]
 @group(0) @binding(2) var<storage, read> k: array<KvVec>;          // [kv_head][slot][coord / 4]
 @group(0) @binding(3) var<storage, read> v: array<KvVec>;          // [kv_head][slot][coord / 4]
-@group(0) @binding(4) var<storage, read_write> dst: array<f32>;    // [head][coord], or partials
+@group(0) @binding(4) var<storage, read_write> dst: array<vec2<f32>>; // [head][coord / 2], or partials
 
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
@@ -163,17 +163,17 @@ fn store(first_head: u32, h: u32, nth: u32, f: u32, split: u32) {
     let head = first_head + h;
     if (params.nwg == 1u) {
         let sum = merged_sum(h);
-        for (var i = 0u; i < 4u; i++) { // unroll
-            dst[head * HEAD_DIM + 4u * f + i] = select(acc[i] / sum, 0.0, sum == 0.0);
-        }
+        let out = select(acc / sum, vec4(0.0), sum == 0.0);
+        let at = head * (HEAD_DIM / 2u) + 2u * f;
+        dst[at] = out.xy;
+        dst[at + 1u] = out.zw;
         return;
     }
-    for (var i = 0u; i < 4u; i++) { // unroll
-        dst[partial_at(head, 4u * f + i, split, params.nwg)] = acc[i];
-    }
+    let at = partial_at(head, 4u * f, split, params.nwg) / 2u;
+    dst[at] = acc.xy;
+    dst[at + 1u] = acc.zw;
     if (f == 0u) {
-        let at = partial_pair_at(params.n_heads, head, split, params.nwg);
-        dst[at] = merged_sum(h);
-        dst[at + 1u] = merged_max(h);
+        let pair = partial_pair_at(params.n_heads, head, split, params.nwg) / 2u;
+        dst[pair] = vec2(merged_sum(h), merged_max(h));
     }
 }

@@ -26,7 +26,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> k_norms: array<f32>;      // [kv_head][slot][block]
 @group(0) @binding(4) var<storage, read> v_packed: array<VUnit>;   // [kv_head][slot][word]
 @group(0) @binding(5) var<storage, read> v_norms: array<f32>;      // [kv_head][slot][block]
-@group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord], or partials
+@group(0) @binding(6) var<storage, read_write> dst: array<vec2<f32>>; // [head][coord / 2], or partials
 
 // Row of K and V of a position; rows past the end repeat the last one.
 fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
@@ -41,7 +41,6 @@ fn main(
 ) {
     let in = invocation(tid);
     let lane = tid % LANES;
-    let row_group = tid / LANES;
     let kv_head = workgroup.x / GROUPS_PER_KV;
     let first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
     let end_head = min(first_head + GROUP, (kv_head + 1u) * GQA);
@@ -123,6 +122,7 @@ fn main(
     }
 
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time, and store.
+    join(in, &running);
     merge_put(tid, &running);
     workgroupBarrier();
     merge_weigh(tid);
@@ -131,10 +131,7 @@ fn main(
             workgroupBarrier();
         }
         for (var h = batch; h < min(batch + MERGE_HEADS, GROUP); h++) { // unroll
-            for (var i = 0u; i < VECS; i++) { // unroll
-                let at = (row_group * MERGE_HEADS + h - batch) * HEAD_DIM + lane * COORDS;
-                acc_put(at / 4u + i, running.acc[h * VECS + i]);
-            }
+            merge_put_acc(tid, h, h - batch, &running);
         }
         workgroupBarrier();
         let heads = min(MERGE_HEADS, max(end_head, first_head + batch) - first_head - batch);
@@ -152,17 +149,17 @@ fn store(first_head: u32, h: u32, nth: u32, f: u32, split: u32) {
     let head = first_head + h;
     if (params.nwg == 1u) {
         let sum = merged_sum(h);
-        for (var i = 0u; i < 4u; i++) { // unroll
-            dst[head * HEAD_DIM + 4u * f + i] = select(acc[i] / sum, 0.0, sum == 0.0);
-        }
+        let out = select(acc / sum, vec4(0.0), sum == 0.0);
+        let at = head * (HEAD_DIM / 2u) + 2u * f;
+        dst[at] = out.xy;
+        dst[at + 1u] = out.zw;
         return;
     }
-    for (var i = 0u; i < 4u; i++) { // unroll
-        dst[partial_at(head, 4u * f + i, split, params.nwg)] = acc[i];
-    }
+    let at = partial_at(head, 4u * f, split, params.nwg) / 2u;
+    dst[at] = acc.xy;
+    dst[at + 1u] = acc.zw;
     if (f == 0u) {
-        let at = partial_pair_at(params.n_heads, head, split, params.nwg);
-        dst[at] = merged_sum(h);
-        dst[at + 1u] = merged_max(h);
+        let pair = partial_pair_at(params.n_heads, head, split, params.nwg) / 2u;
+        dst[pair] = vec2(merged_sum(h), merged_max(h));
     }
 }

@@ -155,23 +155,30 @@ inline Owned visible_scores(uint tid, uint base, uint end, Owned owned, float so
     return owned;
 }
 
-// Brings what was summed up to the running maximum of the largest scores.
-inline void rescale(uint tid, uint simd_lane, Owned owned, thread Running &running) {
-    Heads maxima = head_maxima(simd_lane, owned);
+// Brings what was summed up to other maxima.
+inline void rescale_to(uint tid, Heads tops, thread Running &running) {
     for (uint h = 0; h < GROUP; h++) {
-        float new_top = max(running.top[h], maxima.x[h]);
-        float factor = precise::exp(running.top[h] - new_top);
-        running.top[h] = new_top;
+        float factor = precise::exp(running.top[h] - tops.x[h]);
+        running.top[h] = tops.x[h];
         for (uint i = 0; i < VECS; i++) {
             running.acc[h * VECS + i] *= factor;
         }
         for (uint j = 0; j < OWNED; j++) {
             if ((j * OWNERS + tid % LANES % OWNERS) % GROUP_PAD == h) {
                 running.owned_sum.x[j] *= factor;
-                running.owned_top.x[j] = new_top;
+                running.owned_top.x[j] = tops.x[h];
             }
         }
     }
+}
+
+// Brings what was summed up to the running maximum of the largest scores.
+inline void rescale(uint tid, uint simd_lane, Owned owned, thread Running &running) {
+    Heads maxima = head_maxima(simd_lane, owned);
+    for (uint h = 0; h < GROUP; h++) {
+        maxima.x[h] = max(running.top[h], maxima.x[h]);
+    }
+    rescale_to(tid, maxima, running);
 }
 
 // Weights of the owned scores, added to their sums; they take V's norm along.
@@ -207,18 +214,53 @@ inline void add_rows(threadgroup const float *codebook, uint simd_lane, thread c
     }
 }
 
-// Hands the maxima and sums of a row group to the merge.
+// Makes one of every JOINED row groups that follow each other in a simdgroup. Each lane then has its sums
+// and maxima of all of them, and of its accumulators those that merge_put_acc hands over, in front.
+inline void join(uint tid, thread Running &running) {
+    if (JOINED == 1u) {
+        return;
+    }
+    Heads maxima;
+    for (uint h = 0; h < GROUP; h++) {
+        maxima.x[h] = join_max(running.top[h]);
+    }
+    rescale_to(tid, maxima, running);
+    for (uint j = 0; j < OWNED; j++) {
+        running.owned_sum.x[j] = join_sum(running.owned_sum.x[j]);
+    }
+    // A lane keeps every other vector and gives the rest to its partner: each step halves the work.
+    for (ushort step = 1; step < JOINED; step <<= 1) {
+        for (uint j = 0; j < GROUP * VECS / (2u * step); j++) {
+            running.acc[j] = join_half(tid, running.acc[2u * j], running.acc[2u * j + 1u], step);
+        }
+    }
+}
+
+// Hands the maxima and sums of a row group, or of those that have become one, to the merge.
 inline void merge_put(Merge merge, uint tid, thread const Running &running) {
     uint lane = tid % LANES;
-    uint row_group = tid / LANES;
+    uint group = tid / LANES / JOINED;
+    if (tid / LANES % JOINED != 0u) {
+        return;
+    }
     if (lane < OWNERS) {
         for (uint j = 0; j < OWNED; j++) {
-            merge.sum[row_group * SCORES + j * OWNERS + lane] = running.owned_sum.x[j];
+            merge.sum[group * SCORES + j * OWNERS + lane] = running.owned_sum.x[j];
         }
     }
     if (lane == 0u) {
         for (uint h = 0; h < GROUP; h++) {
-            merge.top[row_group * GROUP_PAD + h] = running.top[h];
+            merge.top[group * GROUP_PAD + h] = running.top[h];
         }
+    }
+}
+
+// Hands a lane's accumulators of query head h, the `nth` of its batch, to the merge: of the vectors of
+// its coordinates every JOINED-th, from the number of its row group among those that have become one.
+inline void merge_put_acc(Merge merge, uint tid, uint h, uint nth, thread const Running &running) {
+    uint group = tid / LANES / JOINED;
+    uint first = ((group * MERGE_HEADS + nth) * HEAD_DIM + tid % LANES * COORDS) / 4u + tid / LANES % JOINED;
+    for (uint i = 0; i < VECS / JOINED; i++) {
+        merge.acc[first + i * JOINED] = running.acc[h * (VECS / JOINED) + i];
     }
 }

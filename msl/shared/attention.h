@@ -8,6 +8,7 @@
 constant constexpr uint COORDS = HEAD_DIM / LANES;
 constant constexpr uint VECS = COORDS / 4u;
 constant constexpr uint ROW_GROUPS = WORKGROUP_SIZE / LANES;
+constant constexpr uint MERGE_GROUPS = ROW_GROUPS / JOINED; // row groups, of which JOINED have become one
 
 // What sums start from: 0, or NaN in a lane that could not add up its row group, so that the
 // output is seen to be wrong and never only looks right.
@@ -18,7 +19,7 @@ inline float sum_start(bool fits) {
 // Whether the shuffles reach the lanes they mean.
 inline bool row_sum_fits(uint tid) {
     bool fits = true;
-    for (ushort mask = 1; mask < LANES; mask <<= 1) {
+    for (ushort mask = 1; mask < LANES * JOINED; mask <<= 1) {
         uint partner = simd_shuffle_xor(tid, mask);
         fits = fits && partner == (tid ^ mask);
     }
@@ -48,7 +49,7 @@ struct Merge {
 // Maximum of query head h over the row groups.
 inline float merged_max(Merge merge, uint h) {
     float top = NO_SCORE;
-    for (uint g = 0; g < ROW_GROUPS; g++) {
+    for (uint g = 0; g < MERGE_GROUPS; g++) {
         top = max(top, merge.top[g * GROUP_PAD + h]);
     }
     return top;
@@ -56,7 +57,7 @@ inline float merged_max(Merge merge, uint h) {
 
 // Factors and sums, after maxima and sums are complete.
 inline void merge_weigh(Merge merge, uint tid) {
-    for (uint x = tid; x < ROW_GROUPS * GROUP; x += WORKGROUP_SIZE) {
+    for (uint x = tid; x < MERGE_GROUPS * GROUP; x += WORKGROUP_SIZE) {
         uint g = x / GROUP;
         uint h = x % GROUP;
         float sum = 0.0f;
@@ -72,7 +73,7 @@ inline void merge_weigh(Merge merge, uint tid) {
 // Sum of query head h over the row groups, after merge_weigh.
 inline float merged_sum(Merge merge, uint h) {
     float sum = 0.0f;
-    for (uint g = 0; g < ROW_GROUPS; g++) {
+    for (uint g = 0; g < MERGE_GROUPS; g++) {
         sum += merge.part[g * GROUP_PAD + h];
     }
     return sum;
@@ -81,7 +82,7 @@ inline float merged_sum(Merge merge, uint h) {
 // Vector f of the accumulator of query head h, the `nth` of its batch, over the row groups.
 inline float4 merged_acc(Merge merge, uint h, uint nth, uint f) {
     float4 acc = float4(0.0f);
-    for (uint g = 0; g < ROW_GROUPS; g++) {
+    for (uint g = 0; g < MERGE_GROUPS; g++) {
         float factor = merge.factor[g * GROUP_PAD + h];
         acc += factor * merge.acc[(g * MERGE_HEADS + nth) * (HEAD_DIM / 4u) + f];
     }
@@ -103,17 +104,12 @@ inline void store(
     uint head = first_head + h;
     if (place.nwg == 1u) {
         float sum = merged_sum(merge, h);
-        for (uint i = 0; i < 4u; i++) {
-            dst[head * HEAD_DIM + 4u * f + i] = sum == 0.0f ? 0.0f : acc[i] / sum;
-        }
+        *(device float4 *)(dst + head * HEAD_DIM + 4u * f) = sum == 0.0f ? float4(0.0f) : acc / sum;
         return;
     }
-    for (uint i = 0; i < 4u; i++) {
-        dst[partial_at(head, 4u * f + i, place.split, place.nwg)] = acc[i];
-    }
+    *(device float4 *)(dst + partial_at(head, 4u * f, place.split, place.nwg)) = acc;
     if (f == 0u) {
         uint at = partial_pair_at(place.n_heads, head, place.split, place.nwg);
-        dst[at] = merged_sum(merge, h);
-        dst[at + 1u] = merged_max(merge, h);
+        *(device float2 *)(dst + at) = float2(merged_sum(merge, h), merged_max(merge, h));
     }
 }

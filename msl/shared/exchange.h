@@ -1,6 +1,6 @@
 // How the LANES lanes of a row group exchange scores, by shuffles. Score v is of row v / GROUP_PAD
 // and query head v % GROUP_PAD. The lanes that are v % OWNERS modulo OWNERS own it, as their
-// owned score v / OWNERS. LANES divides the simdgroup width of 32.
+// owned score v / OWNERS. LANES * JOINED divides the simdgroup width of 32.
 
 constant constexpr uint BLOCK_LANES = LANES / NORMS_PER_POS; // lanes whose coordinates share a norm
 constant constexpr uint SCORES = ROWS * GROUP_PAD;           // of a row group in one tile
@@ -20,7 +20,7 @@ struct Heads {
 
 // Whether the shuffles reach the lanes they mean.
 inline bool exchange_fits(uint tid, uint simd_lane) {
-    return row_sum_fits(tid) && simd_lane % LANES == tid % LANES;
+    return row_sum_fits(tid) && simd_lane % (LANES * JOINED) == tid % (LANES * JOINED);
 }
 
 // Sums of the owned scores over the lanes of a block. A lane that still holds several scores keeps
@@ -85,4 +85,24 @@ inline Heads head_maxima(uint simd_lane, Owned owned) {
         maxima.x[h] = score_get(simd_lane, owned, h);
     }
     return maxima;
+}
+
+// Maximum, and sum, over the JOINED row groups that become one.
+inline float join_max(float x) {
+    for (ushort step = 1; step < JOINED; step <<= 1) {
+        x = max(x, simd_shuffle_xor(x, ushort(step * LANES)));
+    }
+    return x;
+}
+inline float join_sum(float x) {
+    for (ushort step = 1; step < JOINED; step <<= 1) {
+        x += simd_shuffle_xor(x, ushort(step * LANES));
+    }
+    return x;
+}
+
+// One of two vectors, with the partner's: the other one is the partner's to keep.
+inline float4 join_half(uint tid, float4 even, float4 odd, ushort step) {
+    bool is_odd = (tid & (step * LANES)) != 0u;
+    return (is_odd ? odd : even) + simd_shuffle_xor(is_odd ? even : odd, ushort(step * LANES));
 }

@@ -43,6 +43,10 @@ pub(super) struct RowGroups {
     pub groups_per_kv: u32,
     /// Threads.
     pub threads: u32,
+    /// Row groups of a subgroup that shuffles make one of, before all are merged through memory.
+    pub joined: u32,
+    /// Fewest vectors that the merge's memory holds, for what else a kernel keeps there.
+    pub kept: u32,
     /// Query heads that are merged at a time.
     pub merge_heads: u32,
     /// Whether lanes exchange by shuffles.
@@ -73,8 +77,6 @@ const TABLE_THREADS: u32 = 256;
 const TABLE_STORAGE: (u32, u32) = (48 << 10, 32 << 10);
 /// The same of software, whose tables are for tests: nothing there waits for a bank.
 const SOFTWARE_TABLE_STORAGE: (u32, u32) = (32 << 10, 16 << 10);
-/// Fewest bytes of K and V a position for which a table pays. Under them what is in flight bounds.
-const TABLE_ROW_BYTES: u32 = 129;
 /// Merge memory that a workgroup may take, of the 16 KiB that WebGPU guarantees: codebooks and the
 /// exchange of the variant without subgroups need the rest.
 const MERGE_BYTES: u32 = 8 << 10;
@@ -100,8 +102,7 @@ impl Table {
     fn choose(shape: Shape, caps: &Caps, software: bool) -> Option<Self> {
         let bits = shape.widest.filter(|bits| [Bits::B4, Bits::B6, Bits::B8].contains(bits))?;
         let (storage, room) = if software { SOFTWARE_TABLE_STORAGE } else { TABLE_STORAGE };
-        let row_bytes = shape.head_dim.get() * shape.coord_bits / 8;
-        if caps.max_workgroup_storage < storage || !software && row_bytes < TABLE_ROW_BYTES {
+        if caps.max_workgroup_storage < storage {
             return None;
         }
         let whole = if bits == Bits::B4 { 16 } else { 32 };
@@ -161,12 +162,29 @@ impl RowGroups {
         let threads = if table.is_some() && !software { TABLE_THREADS } else { THREADS };
         let mut threads = threads.min(caps.max_workgroup_threads);
         let room = table.map_or(MERGE_BYTES, |table| table.room);
-        while threads > lanes && threads / lanes * head_dim * 4 > room {
+        let joined = match (subgroup, shape.widest) {
+            // A lane keeps whole vectors of each query head.
+            (Some(width), Some(_)) => (width.min(threads) / lanes).min(coords / 4),
+            _ => 1,
+        };
+        let joined = 1 << joined.max(1).ilog2();
+        while threads > lanes * joined && threads / (lanes * joined) * head_dim * 4 > room {
             threads /= 2;
         }
-        let merge_heads = (room / (threads / lanes * head_dim * 4)).clamp(1, group);
+        let merge_heads = (room / (threads / (lanes * joined) * head_dim * 4)).clamp(1, group);
         let subgroups = subgroup.is_some();
-        Ok(Self { lanes, rows, group, groups_per_kv, threads, merge_heads, subgroups, table })
+        Ok(Self {
+            lanes,
+            rows,
+            group,
+            groups_per_kv,
+            threads,
+            joined,
+            kept: 0,
+            merge_heads,
+            subgroups,
+            table,
+        })
     }
 
     pub fn constants(&self, shape: Shape) -> Vec<Constant> {
@@ -181,7 +199,9 @@ impl RowGroups {
             constant("GROUPS_PER_KV", self.groups_per_kv),
             constant("LANES", self.lanes),
             constant("ROWS", self.rows),
+            constant("JOINED", self.joined),
             constant("MERGE_HEADS", self.merge_heads),
+            constant("MERGE_VECTORS", self.merge_vectors(shape)),
             constant("WORKGROUP_SIZE", self.threads),
         ];
         groups.into_iter().chain(table).collect()
@@ -207,20 +227,30 @@ impl RowGroups {
     pub fn packed_bytes(&self, shape: Shape) -> u32 {
         let (scores, owned) = self.scores(shape);
         let exchange = if self.subgroups { 0 } else { (scores + 3 * owned) * self.threads };
-        let sums = self.threads / self.lanes * scores;
+        let sums = self.merge_groups() * scores;
         self.merge_bytes(shape) + 4 * (self.weight_floats() + sums + exchange)
     }
 
     /// Workgroup memory of the dense kernel.
     pub fn dense_bytes(&self, shape: Shape) -> u32 {
-        let sums = self.threads / self.lanes * self.group.next_power_of_two();
+        let sums = self.merge_groups() * self.group.next_power_of_two();
         let exchange = if self.subgroups { 0 } else { self.rows * self.group * self.threads };
         self.merge_bytes(shape) + 4 * (self.weight_floats() + sums + exchange)
     }
 
+    /// Row groups that are merged through memory.
+    pub const fn merge_groups(&self) -> u32 {
+        self.threads / (self.lanes * self.joined)
+    }
+
+    /// Vectors of accumulators, or of what else is kept in their memory.
+    fn merge_vectors(&self, shape: Shape) -> u32 {
+        (self.merge_groups() * self.merge_heads * shape.head_dim.get() / 4).max(self.kept)
+    }
+
     /// Accumulators, or the table that is there before them.
     fn merge_bytes(&self, shape: Shape) -> u32 {
-        let accumulators = self.threads / self.lanes * self.merge_heads * shape.head_dim.get() * 4;
+        let accumulators = self.merge_vectors(shape) * 16;
         // Rows of the table are whole.
         let row =
             self.table.map_or(1, |table| table.copies * if table.bits == Bits::B4 { 8 } else { 4 });
@@ -229,7 +259,7 @@ impl RowGroups {
 
     /// The maximum, factor and sum of each query head.
     fn weight_floats(&self) -> u32 {
-        self.threads / self.lanes * 3 * self.group.next_power_of_two()
+        self.merge_groups() * 3 * self.group.next_power_of_two()
     }
 
     /// Shared piece that adds up the lanes in the dense kernel; MSL has it in `attention.h`.
@@ -375,7 +405,7 @@ mod tests {
         Caps { subgroup_size: Some(32), max_workgroup_storage: 48 << 10, ..Caps::WEBGPU };
 
     #[test]
-    fn a_table_is_for_wide_rows_long_contexts_and_large_workgroup_memory() {
+    fn a_table_is_for_long_contexts_and_large_workgroup_memory() {
         let table = |shape, context, caps: &Caps, language| {
             let c = RowGroups::choose(shape, context, caps, language).unwrap();
             assert_eq!(c.threads > THREADS, c.table.is_some());
@@ -387,7 +417,7 @@ mod tests {
         assert_eq!(long(packed(256, 2, [b8, b4])), Some((b8, 32, 32 << 10)));
         assert_eq!(long(packed(128, 4, [b8, b4])), Some((b8, 32, 32 << 10)));
         assert_eq!(long(packed(256, 2, [b4, b6])), Some((b6, 32, 8 << 10)));
-        assert_eq!(long(packed(128, 4, [b4, b4])), None);
+        assert_eq!(long(packed(64, 3, [b4, b4])), Some((b4, 16, 32 << 10)));
         assert_eq!(long(packed(256, 2, [b5, b5])), None);
         let shape = packed(256, 2, [b4, b4]);
         assert_eq!(table(shape, Context::Short, &LARGE, Language::Wgsl), None);
@@ -431,7 +461,7 @@ mod tests {
         assert_eq!(chosen(256, 2, Context::Short), (16, 4, 128));
         assert_eq!(chosen(256, 2, Context::Long), (16, 8, 256));
         assert_eq!(chosen(128, 4, Context::Short), (16, 4, 128));
-        assert_eq!(chosen(128, 4, Context::Long), (8, 4, 128));
+        assert_eq!(chosen(128, 4, Context::Long), (8, 4, 256));
     }
 
     #[test]

@@ -133,16 +133,24 @@ fn visible_scores(tid: u32, base: u32, end: u32, scores: array<f32, OWNED>) -> a
 fn rescale(in: Invocation, owned: array<f32, OWNED>, running: ptr<function, Running>) {
     var maxima = head_maxima(in, owned);
     for (var h = 0u; h < GROUP; h++) { // unroll
-        let new_top = max((*running).top[h], maxima[h]);
-        let factor = exp((*running).top[h] - new_top);
-        (*running).top[h] = new_top;
+        maxima[h] = max((*running).top[h], maxima[h]);
+    }
+    rescale_to(in, maxima, running);
+}
+
+// Brings what was summed up to other maxima.
+fn rescale_to(in: Invocation, maxima: array<f32, GROUP_PAD>, running: ptr<function, Running>) {
+    var tops = maxima;
+    for (var h = 0u; h < GROUP; h++) { // unroll
+        let factor = exp((*running).top[h] - tops[h]);
+        (*running).top[h] = tops[h];
         for (var i = 0u; i < VECS; i++) { // unroll
             (*running).acc[h * VECS + i] *= factor;
         }
         for (var j = 0u; j < OWNED; j++) { // unroll
             if ((j * OWNERS + in.tid % LANES % OWNERS) % GROUP_PAD == h) {
                 (*running).owned_sum[j] *= factor;
-                (*running).owned_top[j] = new_top;
+                (*running).owned_top[j] = tops[h];
             }
         }
     }
@@ -191,18 +199,55 @@ fn add_rows(
     }
 }
 
-// Hands the maxima and sums of a row group to the merge.
+// Makes one of every JOINED row groups that follow each other in a subgroup. Each lane then has its sums
+// and maxima of all of them, and of its accumulators those that merge_put_acc hands over, in front.
+fn join(in: Invocation, running: ptr<function, Running>) {
+    if (JOINED == 1u) {
+        return;
+    }
+    var maxima = (*running).top;
+    for (var h = 0u; h < GROUP; h++) { // unroll
+        maxima[h] = join_max(maxima[h]);
+    }
+    rescale_to(in, maxima, running);
+    for (var j = 0u; j < OWNED; j++) { // unroll
+        (*running).owned_sum[j] = join_sum((*running).owned_sum[j]);
+    }
+    // A lane keeps every other vector and gives the rest to its partner: each step halves the work.
+    for (var step = 1u; step < JOINED; step <<= 1u) { // unroll
+        for (var j = 0u; j < GROUP * VECS / (2u * step); j++) { // unroll
+            let even = (*running).acc[2u * j];
+            let odd = (*running).acc[2u * j + 1u];
+            (*running).acc[j] = join_half(in, even, odd, step);
+        }
+    }
+}
+
+// Hands the maxima and sums of a row group, or of those that have become one, to the merge.
 fn merge_put(tid: u32, running: ptr<function, Running>) {
     let lane = tid % LANES;
-    let row_group = tid / LANES;
+    let group = tid / LANES / JOINED;
+    if (tid / LANES % JOINED != 0u) {
+        return;
+    }
     if (lane < OWNERS) {
         for (var j = 0u; j < OWNED; j++) { // unroll
-            merge_sum[row_group * SCORES + j * OWNERS + lane] = (*running).owned_sum[j];
+            merge_sum[group * SCORES + j * OWNERS + lane] = (*running).owned_sum[j];
         }
     }
     if (lane == 0u) {
         for (var h = 0u; h < GROUP; h++) { // unroll
-            merge_max[row_group * GROUP_PAD + h] = (*running).top[h];
+            merge_max[group * GROUP_PAD + h] = (*running).top[h];
         }
+    }
+}
+
+// Hands a lane's accumulators of query head h, the `nth` of its batch, to the merge: of the vectors of
+// its coordinates every JOINED-th, from the number of its row group among those that have become one.
+fn merge_put_acc(tid: u32, h: u32, nth: u32, running: ptr<function, Running>) {
+    let group = tid / LANES / JOINED;
+    let first = ((group * MERGE_HEADS + nth) * HEAD_DIM + tid % LANES * COORDS) / 4u + tid / LANES % JOINED;
+    for (var i = 0u; i < VECS / JOINED; i++) { // unroll
+        acc_put(first + i * JOINED, (*running).acc[h * (VECS / JOINED) + i]);
     }
 }

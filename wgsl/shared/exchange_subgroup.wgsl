@@ -2,7 +2,7 @@
 // and query head v % GROUP_PAD. The lanes that are v % OWNERS modulo OWNERS own it, as their
 // owned score v / OWNERS.
 //
-// Needs LANES <= subgroup size, and lanes that follow each other in the workgroup to follow each
+// Needs LANES * JOINED <= subgroup size, and lanes that follow each other in the workgroup to follow each
 // other in the subgroup.
 
 const EXCHANGE_BARRIER = false; // what was put is there at once
@@ -21,8 +21,8 @@ fn invocation(tid: u32) -> Invocation {
 // Whether the shuffles reach the lanes they mean. They do not where subgroups are narrower than
 // planned, or where threads fill them in another order.
 fn exchange_fits(in: Invocation) -> bool {
-    var fits = in.subgroup_lane % LANES == in.tid % LANES;
-    for (var step = 1u; step < LANES; step <<= 1u) { // unroll
+    var fits = in.subgroup_lane % (LANES * JOINED) == in.tid % (LANES * JOINED);
+    for (var step = 1u; step < LANES * JOINED; step <<= 1u) { // unroll
         let partner = subgroupShuffleXor(in.tid, step);
         fits = fits && partner == (in.tid ^ step);
     }
@@ -106,4 +106,26 @@ fn head_maxima(in: Invocation, owned: array<f32, OWNED>) -> array<f32, GROUP_PAD
 fn score_get(in: Invocation, owned: array<f32, OWNED>, v: u32) -> f32 {
     var x = owned;
     return subgroupShuffle(x[v / OWNERS], in.subgroup_lane / OWNERS * OWNERS + v % OWNERS);
+}
+
+// Maximum, and sum, over the JOINED row groups that become one.
+fn join_max(x: f32) -> f32 {
+    var top = x;
+    for (var step = 1u; step < JOINED; step <<= 1u) { // unroll
+        top = max(top, subgroupShuffleXor(top, step * LANES));
+    }
+    return top;
+}
+fn join_sum(x: f32) -> f32 {
+    var sum = x;
+    for (var step = 1u; step < JOINED; step <<= 1u) { // unroll
+        sum += subgroupShuffleXor(sum, step * LANES);
+    }
+    return sum;
+}
+
+// One of two vectors, with the partner's: the other one is the partner's to keep.
+fn join_half(in: Invocation, even: vec4<f32>, odd: vec4<f32>, step: u32) -> vec4<f32> {
+    let is_odd = (in.tid & (step * LANES)) != 0u;
+    return select(even, odd, is_odd) + subgroupShuffleXor(select(odd, even, is_odd), step * LANES);
 }

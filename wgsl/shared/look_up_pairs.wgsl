@@ -5,12 +5,13 @@
 // Once nobody looks up any more, the same memory takes the accumulators of row groups to the merge.
 
 const PAIRS = 1u << (2u * TABLE_BITS);
-const MERGE_PAIRS = ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 2u;
+const MERGE_PAIRS = 2u * MERGE_VECTORS;
 
 var<workgroup> pairs: array<array<vec2<f32>, COPIES>, max(PAIRS, (MERGE_PAIRS + COPIES - 1u) / COPIES)>;
 
 fn look_up_fill(tid: u32) {
-    for (var pair = tid / COPIES; pair < PAIRS; pair += WORKGROUP_SIZE / COPIES) {
+    for (var start = 0u; start < PAIRS; start += WORKGROUP_SIZE / COPIES) { // unroll
+        let pair = start + tid / COPIES;
         let first = codebook[table_base() + pair % (1u << TABLE_BITS)];
         let second = codebook[table_base() + (pair >> TABLE_BITS)];
         pairs[pair][tid % COPIES] = vec2(first, second);

@@ -6,12 +6,13 @@
 // of row groups to the merge.
 
 const SINGLES = 1u << TABLE_BITS;
-const MERGE_SINGLES = ROW_GROUPS * MERGE_HEADS * HEAD_DIM;
+const MERGE_SINGLES = 4u * MERGE_VECTORS;
 
 var<workgroup> singles: array<array<f32, COPIES>, max(SINGLES, (MERGE_SINGLES + COPIES - 1u) / COPIES)>;
 
 fn look_up_fill(tid: u32) {
-    for (var code = tid / COPIES; code < SINGLES; code += WORKGROUP_SIZE / COPIES) {
+    for (var start = 0u; start < SINGLES; start += WORKGROUP_SIZE / COPIES) { // unroll
+        let code = start + tid / COPIES;
         singles[code][tid % COPIES] = codebook[table_base() + code];
     }
 }

@@ -1,6 +1,6 @@
 // Accumulators of row groups on their way to the merge, in memory of their own.
 
-var<workgroup> merge_acc: array<vec4<f32>, ROW_GROUPS * MERGE_HEADS * HEAD_DIM / 4u>;
+var<workgroup> merge_acc: array<vec4<f32>, MERGE_VECTORS>;
 
 fn acc_put(i: u32, x: vec4<f32>) {
     merge_acc[i] = x;

@@ -16,9 +16,9 @@ pub(super) fn show(report: &Report) {
     }
     print(&rows.to_string());
     print(
-        "GB/s: of the rows read and written, a row a token and KV head, and per cent of copy speed. \
-         Copied: us\nin which a dispatch that only copies reads and writes as many bytes. Sampled \
-         rows, the last one among\nthem, were verified at every point.",
+        "GB/s: of the rows read and written, a row a token and KV head, and per cent of copy speed.\n\
+         Copied: us in which a dispatch that only copies reads and writes as many bytes. Sampled rows, \
+         the\nlast one among them, were verified at every point.",
     );
 }
 
