@@ -51,6 +51,7 @@ fn main(
     @builtin(local_invocation_index) tid: u32,
     @builtin(workgroup_id) workgroup: vec3<u32>,
 ) {
+    let in = invocation(tid);
     let lane = tid % LANES;
     let kv_head = workgroup.x / GROUPS_PER_KV;
     let first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
@@ -70,7 +71,6 @@ fn main(
     if (begin < end) {
         next = tile_at(tid, begin, end, kv_head);
     }
-    let in = invocation(tid);
     codebook_fill(tid);
     for (var first_row = 0u; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) {
         if (local_row < ROWS_PER_WORKGROUP) {

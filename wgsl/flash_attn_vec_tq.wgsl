@@ -39,6 +39,7 @@ fn main(
     @builtin(local_invocation_index) tid: u32,
     @builtin(workgroup_id) workgroup: vec3<u32>,
 ) {
+    let in = invocation(tid);
     let lane = tid % LANES;
     let kv_head = workgroup.x / GROUPS_PER_KV;
     let first_head = kv_head * GQA + (workgroup.x % GROUPS_PER_KV) * GROUP;
@@ -56,7 +57,6 @@ fn main(
     if (begin < end) {
         next = tile_at(tid, begin, end, kv_head);
     }
-    let in = invocation(tid);
     var query = array<vec4<f32>, GROUP * VECS>();
     for (var h = 0u; h < GROUP; h++) { // unroll
         let head = min(first_head + h, end_head - 1u);

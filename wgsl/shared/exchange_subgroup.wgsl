@@ -12,18 +12,16 @@ struct Invocation {
     subgroup_lane: u32,
 }
 
-// Call it before any lane has gone another way. The lane's number is taken to be how far it is from the
-// first one; exchange_fits says whether it is. The built-in of that name would be an argument of the
-// entry point, which has none without subgroups.
+// Call it before any lane has gone another way: the lane's number is how many are before it. The
+// built-in of that name would be an argument of the entry point, which has none without subgroups.
 fn invocation(tid: u32) -> Invocation {
-    return Invocation(tid, tid - subgroupBroadcastFirst(tid));
+    return Invocation(tid, subgroupExclusiveAdd(1u));
 }
 
 // Whether the shuffles reach the lanes they mean. They do not where subgroups are narrower than
 // planned, or where threads fill them in another order.
 fn exchange_fits(in: Invocation) -> bool {
     var fits = in.subgroup_lane % (LANES * JOINED) == in.tid % (LANES * JOINED);
-    fits = fits && subgroupShuffle(in.tid, in.subgroup_lane) == in.tid;
     for (var step = 1u; step < LANES * JOINED; step <<= 1u) { // unroll
         let partner = subgroupShuffleXor(in.tid, step);
         fits = fits && partner == (in.tid ^ step);
