@@ -2,7 +2,7 @@
 //! against.
 
 use super::Plan;
-use super::clock::Clock;
+use super::clock::{Clock, read};
 use super::samples::{MOST_CALLS, SAMPLE_US};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
@@ -18,7 +18,9 @@ const THREADS: [u32; 2] = [256, 64];
 const PER_THREAD: u32 = 16;
 /// Bytes that the largest workgroup reads.
 const GROUP_BYTES: u64 = 16 * THREADS[0] as u64 * PER_THREAD as u64;
-/// Most parts of the buffers that calls go round: by then a part was last read long ago.
+/// Bytes at the end of a copy that are compared.
+const END: u64 = 4096;
+/// Most parts of the buffers that calls go round. Where they are small a cache may hold all of them.
 const MOST_WINDOWS: u64 = 256;
 
 /// Every thread reads PER_THREAD vectors, neighbours side by side, and writes the first WRITTEN of them;
@@ -80,12 +82,14 @@ pub(super) struct Copier<'a> {
 }
 
 impl Bandwidth {
-    /// The median of several passes.
+    /// The median of several passes; an error if what was timed as a copy is none.
     pub fn measure(copier: &Copier<'_>) -> Result<Self, DriverError> {
         let (bytes, wake_up) = (copier.bytes, copier.plan.wake_up_ms);
         let gb_s = |moved: u64, us: f64| moved as f64 / us / 1e3;
+        let copy_us = copier.time(bytes, Threads::all(PER_THREAD), 1, wake_up)?;
+        copier.check()?;
         Ok(Self {
-            copy_gb_s: gb_s(2 * bytes, copier.time(bytes, Threads::all(PER_THREAD), 1, wake_up)?),
+            copy_gb_s: gb_s(2 * bytes, copy_us),
             read_gb_s: gb_s(bytes, copier.time(bytes, Threads::all(0), 1, wake_up)?),
             dispatch_us: copier.time(
                 GROUP_BYTES,
@@ -108,7 +112,9 @@ impl<'a> Copier<'a> {
                 gpu.device.create_buffer(&wgpu::BufferDescriptor {
                     label: Some(label),
                     size: bytes,
-                    usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST,
+                    usage: wgpu::BufferUsages::STORAGE
+                        | wgpu::BufferUsages::COPY_DST
+                        | wgpu::BufferUsages::COPY_SRC,
                     mapped_at_creation: false,
                 })
             })
@@ -122,9 +128,36 @@ impl<'a> Copier<'a> {
         Ok(Self { gpu, clock, plan, buffers, bytes })
     }
 
+    /// An error unless the second buffer ends as the first does, no two of whose mebibytes are alike.
+    fn check(&self) -> Result<(), DriverError> {
+        let ends = self.buffers.each_ref().map(|buffer| {
+            let to = self.gpu.scoped(|| {
+                let to = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some("copied"),
+                    size: END,
+                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                });
+                let mut encoder = self
+                    .gpu
+                    .device
+                    .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                encoder.copy_buffer_to_buffer(buffer, self.bytes - END, &to, 0, END);
+                self.gpu.queue.submit([encoder.finish()]);
+                to
+            })?;
+            read(self.gpu, &to)
+        });
+        let [from, to] = ends;
+        if from? == to? {
+            return Ok(());
+        }
+        Err(gpu_error("the copy that kernels are held against did not copy the end of its buffer"))
+    }
+
     /// Microseconds in which so many bytes are read and so many written, to a sixteenth of what is
     /// read, in the faster workgroups, each call waiting for the one before; none where the buffers
-    /// are too small. Calls go through the buffers, so that no cache holds what the next one reads.
+    /// are too small. Calls go round parts of the buffers, so that no cache holds what the next one reads.
     pub fn copied_us(&self, read: u64, written: u64) -> Result<Option<f64>, DriverError> {
         let window = read.next_multiple_of(GROUP_BYTES);
         if window > self.bytes {
@@ -222,4 +255,41 @@ fn bind_group(
             ],
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::device::Selection;
+
+    #[test]
+    fn a_copy_is_checked_and_one_that_leaves_out_its_last_part_is_an_error() {
+        if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+            return;
+        }
+        let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
+        let clock = Clock::new(&gpu).expect("timestamps");
+        let plan = Plan {
+            subjects: vec![],
+            presets: vec![],
+            lengths: vec![],
+            tokens: vec![],
+            formats: vec![],
+            arithmetic: crate::bench::Arithmetic::F32,
+            dispatches: crate::bench::Dispatches::Two,
+            weight_floor: 0.0,
+            legs: vec![],
+            splits: vec![],
+            hot: false,
+            warm_up_ms: 0.0,
+            wake_up_ms: 0.0,
+            samples: 1,
+            seed: 0,
+        };
+        let copier = Copier::new(&gpu, &clock, &plan).unwrap();
+        copier.time(copier.bytes, Threads::all(PER_THREAD - 1), 1, 0.0).unwrap();
+        assert!(copier.check().is_err());
+        copier.time(copier.bytes, Threads::all(PER_THREAD), 1, 0.0).unwrap();
+        copier.check().unwrap();
+    }
 }

@@ -5,8 +5,8 @@
 
 const BLOCK_THREADS = ROW_THREADS / NORMS_PER_POS; // threads whose near coordinates share a norm
 const BLOCK_EPT = EPT / NORMS_PER_POS;             // wide coordinates of a thread that share a norm
-const MOST_WORDS = EPT * MOST_BITS / 32u;           // of a thread's codes
 const BLOCK_DIM = f32(HEAD_DIM / NORMS_PER_POS);   // all of those coordinates
+const MOST_WORDS = EPT * MOST_BITS / 32u;          // of a thread's codes
 
 var<workgroup> table: array<f32, TABLE_LEN>; // boundaries; for the norm correction centroids behind them
 var<workgroup> squares: array<f32, NORMS_PER_POS * WORKGROUP_SIZE>; // [row][block][thread]
@@ -111,7 +111,7 @@ fn corrected_norm(norm: f32, sum: f32, scale_factor_d512: f32) -> f32 {
     return norm / sqrt(sum / BLOCK_DIM) * select(1.0, scale_factor_d512, NORMS_PER_POS == 2u);
 }
 
-// A thread's codes as a stream of whole words, first coordinate in the lowest bits.
+// A thread's codes as a stream of words, first coordinate in the lowest bits. They are whole words.
 fn own_words(near: array<u32, EPT>, bits: u32) -> array<u32, MOST_WORDS> {
     var codes = near;
     var words: array<u32, MOST_WORDS>;
