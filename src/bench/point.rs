@@ -192,9 +192,7 @@ impl Point {
     }
 
     fn on_matrices(&self, cache: &Cache) -> flash_attn_mat_tq::Problem {
-        let flash_attn_vec_tq::Problem { k_bits, codec, num_heads, num_kv_heads } =
-            self.packed(cache);
-        flash_attn_mat_tq::Problem { k_bits, codec, num_heads, num_kv_heads }
+        self.packed(cache).into()
     }
 
     fn whole(&self, cache: &Cache) -> flash_attn_decode_tq::Problem {

@@ -67,6 +67,12 @@ pub struct Problem {
     pub num_kv_heads: u32,
 }
 
+impl From<VecProblem> for Problem {
+    fn from(VecProblem { k_bits, codec, num_heads, num_kv_heads }: VecProblem) -> Self {
+        Self { k_bits, codec, num_heads, num_kv_heads }
+    }
+}
+
 impl Problem {
     /// The same shape for the f32 kernel.
     const fn f32(&self) -> VecProblem {
