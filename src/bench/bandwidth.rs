@@ -2,8 +2,9 @@
 //! against.
 
 use super::Plan;
-use super::clock::{Clock, read};
-use super::samples::{MOST_CALLS, SAMPLE_US};
+use super::array::Array;
+use super::clock::Clock;
+use super::samples::Samples;
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
 use crate::legs::submit::gpu_error;
@@ -77,7 +78,7 @@ pub(super) struct Copier<'a> {
     gpu: &'a Gpu,
     clock: &'a Clock,
     plan: &'a Plan,
-    buffers: [wgpu::Buffer; 2],
+    buffers: [Array; 2],
     bytes: u64,
 }
 
@@ -107,48 +108,19 @@ impl<'a> Copier<'a> {
         let most = gpu.report.max_storage_binding.min(gpu.device.limits().max_buffer_size);
         let bytes =
             (if software { SOFTWARE_BYTES } else { BYTES }).min(most) / GROUP_BYTES * GROUP_BYTES;
-        let buffer = |label| {
-            gpu.scoped(|| {
-                gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some(label),
-                    size: bytes,
-                    usage: wgpu::BufferUsages::STORAGE
-                        | wgpu::BufferUsages::COPY_DST
-                        | wgpu::BufferUsages::COPY_SRC,
-                    mapped_at_creation: false,
-                })
-            })
-        };
-        let buffers = [buffer("copied from")?, buffer("copied to")?];
+        let buffers = [Array::new(gpu, bytes, 1)?, Array::new(gpu, bytes, 1)?];
         for (i, word) in (0..bytes / (1 << 20)).zip(1u32..) {
             // Zeros can be faster than data.
             let block = [word.wrapping_mul(0x9e37_79b9), word].repeat(1 << 17);
-            gpu.queue.write_buffer(&buffers[0], i << 20, bytemuck::cast_slice(&block));
+            gpu.queue.write_buffer(&buffers[0].buffer, i << 20, bytemuck::cast_slice(&block));
         }
         Ok(Self { gpu, clock, plan, buffers, bytes })
     }
 
     /// An error unless the second buffer ends as the first does, no two of whose mebibytes are alike.
     fn check(&self) -> Result<(), DriverError> {
-        let ends = self.buffers.each_ref().map(|buffer| {
-            let to = self.gpu.scoped(|| {
-                let to = self.gpu.device.create_buffer(&wgpu::BufferDescriptor {
-                    label: Some("copied"),
-                    size: END,
-                    usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-                    mapped_at_creation: false,
-                });
-                let mut encoder = self
-                    .gpu
-                    .device
-                    .create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                encoder.copy_buffer_to_buffer(buffer, self.bytes - END, &to, 0, END);
-                self.gpu.queue.submit([encoder.finish()]);
-                to
-            })?;
-            read(self.gpu, &to)
-        });
-        let [from, to] = ends;
+        let last = [self.bytes / END - 1];
+        let [from, to] = self.buffers.each_ref().map(|array| array.pieces(self.gpu, END, &last));
         if from? == to? {
             return Ok(());
         }
@@ -157,7 +129,8 @@ impl<'a> Copier<'a> {
 
     /// Microseconds in which so many bytes are read and so many written, to a sixteenth of what is
     /// read, in the faster workgroups, each call waiting for the one before; none where the buffers
-    /// are too small. Calls go round parts of the buffers, so that no cache holds what the next one reads.
+    /// are too small. Calls go round parts of the buffers, so that no cache holds what the next one
+    /// reads, unless the plan is hot.
     pub fn copied_us(&self, read: u64, written: u64) -> Result<Option<f64>, DriverError> {
         let window = read.next_multiple_of(GROUP_BYTES);
         if window > self.bytes {
@@ -167,9 +140,9 @@ impl<'a> Copier<'a> {
         let mut least = f64::INFINITY;
         for group in THREADS {
             let threads = Threads { group, ..Threads::all(part as u32) };
-            let first = self.time(window, threads, 1, 0.0)?;
-            let calls = (SAMPLE_US / first).clamp(1.0, MOST_CALLS);
-            let us = self.time(window, threads, calls as u32, self.plan.warm_up_ms)?;
+            let mut pass = self.passes(window, threads)?;
+            let first = pass(1)?;
+            let us = Samples::take(first, self.plan.warm_up_ms, self.plan.samples, pass)?.at(0.5);
             least = us.min(least);
         }
         Ok(Some(least))
@@ -181,39 +154,54 @@ impl<'a> Copier<'a> {
         &self,
         window: u64,
         threads: Threads,
-        calls: u32,
+        calls: u64,
         warm_up_ms: f64,
     ) -> Result<f64, DriverError> {
+        let mut pass = self.passes(window, threads)?;
+        let mut warm = 0.0;
+        while warm < warm_up_ms * 1e3 {
+            warm += pass(calls)?.max(1.0);
+        }
+        let mut us =
+            (0..self.plan.samples).map(|_| pass(calls)).collect::<Result<Vec<f64>, _>>()?;
+        us.sort_by(f64::total_cmp);
+        Ok(us[us.len() / 2] / calls as f64)
+    }
+
+    /// What times a pass of so many dispatches over `window` bytes each.
+    fn passes(
+        &self,
+        window: u64,
+        threads: Threads,
+    ) -> Result<impl FnMut(u64) -> Result<f64, DriverError>, DriverError> {
         let pipeline = pipeline(self.gpu, threads)?;
-        let windows = (self.bytes / window).min(MOST_WINDOWS);
-        let groups = (0..windows)
+        let most = if self.plan.hot { 1 } else { MOST_WINDOWS };
+        let groups = (0..(self.bytes / window).min(most))
             .map(|i| bind_group(self.gpu, &pipeline, self.window(i * window, window)))
             .collect::<Result<Vec<_>, _>>()?;
         let workgroups = window / (16 * u64::from(PER_THREAD * threads.group));
         let workgroups = u32::try_from(workgroups).map_err(gpu_error)?;
-        let mut next = groups.iter().cycle();
-        let mut pass = || {
+        let mut at = 0;
+        Ok(move |calls: u64| {
             self.clock.time(self.gpu, |pass| {
                 pass.set_pipeline(&pipeline);
-                for group in next.by_ref().take(calls as usize) {
-                    pass.set_bind_group(0, group, &[]);
+                for _ in 0..calls {
+                    pass.set_bind_group(0, &groups[at % groups.len()], &[]);
                     pass.dispatch_workgroups(workgroups, 1, 1);
+                    at += 1;
                 }
                 Ok(())
             })
-        };
-        let mut warm = 0.0;
-        while warm < warm_up_ms * 1e3 {
-            warm += pass()?.max(1.0);
-        }
-        let mut us = (0..self.plan.samples).map(|_| pass()).collect::<Result<Vec<f64>, _>>()?;
-        us.sort_by(f64::total_cmp);
-        Ok(us[us.len() / 2] / f64::from(calls))
+        })
     }
 
     fn window(&self, offset: u64, size: u64) -> [wgpu::BufferBinding<'_>; 2] {
         let size = wgpu::BufferSize::new(size);
-        self.buffers.each_ref().map(|buffer| wgpu::BufferBinding { buffer, offset, size })
+        self.buffers.each_ref().map(|array| wgpu::BufferBinding {
+            buffer: &array.buffer,
+            offset,
+            size,
+        })
     }
 }
 

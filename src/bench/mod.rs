@@ -226,13 +226,12 @@ pub struct Measured {
 /// Measures everything that `plan` names; `done` is told the name of each point as it is finished.
 pub fn run(gpu: &Gpu, plan: &Plan, mut done: impl FnMut(&str)) -> Result<Measured, DriverError> {
     let clock = Clock::new(gpu)?;
-    let copier = Copier::new(gpu, &clock, plan)?;
-    let bandwidth = Bandwidth::measure(&copier)?;
+    let bandwidth = Bandwidth::measure(&Copier::new(gpu, &clock, plan)?)?;
     let (mut points, mut rows) = (Vec::new(), Vec::new());
     for subject in &plan.subjects {
         match subject {
             Subject::Attention => points = attention(gpu, &clock, plan, &mut done)?,
-            Subject::Rows => rows = rows::run(gpu, &clock, &copier, plan, &mut done)?,
+            Subject::Rows => rows = rows::run(gpu, &clock, plan, &mut done)?,
         }
     }
     report::relate(&mut points, bandwidth.copy_gb_s);

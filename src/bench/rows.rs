@@ -72,10 +72,10 @@ pub(super) const fn points_each() -> usize {
 pub(super) fn run(
     gpu: &Gpu,
     clock: &Clock,
-    copier: &Copier<'_>,
     plan: &Plan,
     mut done: impl FnMut(&str),
 ) -> Result<Vec<RowReport>, DriverError> {
+    let copier = Copier::new(gpu, clock, plan)?;
     let mut reports = Vec::new();
     for &preset in &plan.presets {
         for &tokens in &plan.tokens {

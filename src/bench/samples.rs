@@ -3,9 +3,9 @@
 use crate::driver::DriverError;
 
 /// A sample lasts at least this long, so that the clock's step is lost in it.
-pub(super) const SAMPLE_US: f64 = 2000.0;
+const SAMPLE_US: f64 = 2000.0;
 /// Most calls of a sample.
-pub(super) const MOST_CALLS: f64 = 400.0;
+const MOST_CALLS: f64 = 400.0;
 
 /// Microseconds of a call, ascending, from passes of so many calls.
 pub(super) struct Samples {

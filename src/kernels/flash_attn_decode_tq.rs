@@ -198,7 +198,8 @@ mod tests {
     use super::*;
     use crate::codec::{HeadDim, Rotation};
 
-    /// What the kernel takes for granted: the rows that are rotated at a time divide a workgroup.
+    /// What the kernel takes for granted: where row groups merge there is room for q, and for the pairs
+    /// of all splits, and the rows that are rotated at a time divide a workgroup.
     #[test]
     fn a_workgroup_has_room_for_its_merge_at_every_shape() {
         for head_dim in HeadDim::ALL {
@@ -214,6 +215,11 @@ mod tests {
                         assert!(plan.workgroup_bytes <= caps.max_workgroup_storage);
                         let Groups { attention: a, rows } =
                             problem.groups(Context::Long, &caps, Language::Wgsl).unwrap();
+                        let vectors = a.merge_vectors(problem.rotated().shape());
+                        assert!(
+                            vectors >= a.group * (MAX_SPLITS / 2).max(head_dim.get() / 4),
+                            "{a:?}"
+                        );
                         assert!(rows.per_workgroup.is_power_of_two() && rows.per_workgroup >= 1);
                         assert!(rows.per_workgroup >= a.merge_heads, "{a:?}");
                         assert!(rows.threads() <= a.threads, "{a:?}");

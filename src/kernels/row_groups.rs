@@ -244,7 +244,7 @@ impl RowGroups {
     }
 
     /// Vectors of accumulators, or of what else is kept in their memory.
-    fn merge_vectors(&self, shape: Shape) -> u32 {
+    pub fn merge_vectors(&self, shape: Shape) -> u32 {
         (self.merge_groups() * self.merge_heads * shape.head_dim.get() / 4).max(self.kept)
     }
 
