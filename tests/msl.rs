@@ -437,6 +437,9 @@ fn broken_msl_is_caught() {
     };
     let (passed, findings) = run("params.ring_start", "0u");
     assert!(!passed && findings.is_empty(), "{findings:?}");
+    // Row groups of a simdgroup that are taken for one, and are not.
+    let (passed, findings) = run("join(tid, running);", "");
+    assert!(!passed && findings.is_empty(), "{findings:?}");
     let barrier = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint heads";
     let (_, findings) = run(barrier, "        uint heads");
     assert!(findings.iter().any(|f| f.kind == "data_race"), "{findings:?}");
