@@ -5,7 +5,7 @@ use super::document::{Expression, Grid, Named};
 use super::variant::Variant;
 use crate::codec::{Codec, HeadDim, KeyFormat, Rotation, row};
 use crate::contract::{Contract, Language, Plan, Value};
-use crate::kernels::flash_attn_tile;
+use crate::kernels::{MOST_WORKGROUPS, flash_attn_tile};
 
 /// How expressions are to be read, for the contract.
 pub(super) const SYNTAX: &str = "unsigned 64-bit integers; names are fields of the blocks, \
@@ -181,18 +181,36 @@ pub(super) fn sizes(variant: &Variant, contract: &Contract) -> Vec<Expression> {
     }
 }
 
+/// Workgroups of an encoder: in WGSL no more than go round.
+fn encoded(plan: &Plan) -> Grid {
+    let rows = constant(plan, "ROWS_PER_WORKGROUP");
+    let grid = spread("num_tokens * num_kv_heads", rows, "rows");
+    if plan.language == Language::Msl {
+        return grid;
+    }
+    let most = format!(
+        "ceil_div({MOST_WORKGROUPS}, max_workgroups_per_dim) == 1 ? {MOST_WORKGROUPS} : max_workgroups_per_dim"
+    );
+    Grid {
+        words: format!("{rows} rows a workgroup, and at most {MOST_WORKGROUPS}, which go round"),
+        bindings: vec![
+            grid.bindings[0].clone(),
+            Named { name: "most".to_owned(), expression: most },
+        ],
+        x: "ceil_div(workgroups, most) == 1 ? workgroups : most".to_owned(),
+        y: "1".to_owned(),
+        ..grid
+    }
+}
+
 /// Workgroups of a dispatch.
 pub(super) fn grid(variant: &Variant, plan: &Plan) -> Grid {
     let threads = plan.workgroup_size;
     match variant {
         Variant::Fwht(_) => spread("num_heads", constant(plan, "ROWS_PER_WORKGROUP"), "rows"),
-        Variant::QuantizeKv(_) => {
-            let rows = constant(plan, "ROWS_PER_WORKGROUP");
-            spread("num_tokens * num_kv_heads", rows, "rows")
-        }
+        Variant::QuantizeKv(_) => encoded(plan),
         Variant::QuantizeKAndV(_) => {
-            let rows = constant(plan, "ROWS_PER_WORKGROUP");
-            let grid = spread("num_tokens * num_kv_heads", rows, "rows");
+            let grid = encoded(plan);
             Grid { words: format!("{}; z: K, V", grid.words), z: "2".to_owned(), ..grid }
         }
         Variant::StoreKv(p) => {

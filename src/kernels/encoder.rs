@@ -10,7 +10,7 @@ use crate::params::QuantizeKvParams;
 
 /// Most workgroups of WGSL, which go round where rows are more: four on each of 132 multiprocessors.
 /// More than a device holds at a time would take a second turn as long as the first.
-const MOST_WORKGROUPS: u64 = 528;
+pub(crate) const MOST_WORKGROUPS: u64 = 528;
 
 /// An encoder of rows in these widths; the codec says the rest.
 #[derive(Debug, Clone, Copy)]
