@@ -23,6 +23,7 @@ pub mod store_kv;
 use crate::codec::{Bits, Codec, HeadDim, Rotation, codebook, signs};
 use crate::contract::{Constant, Contract, constant};
 
+#[cfg(feature = "export")]
 pub(crate) use encoder::MOST_WORKGROUPS;
 
 /// Contracts of the kernels that every device runs.
