@@ -7,10 +7,29 @@
 
 var<workgroup> codebook: array<f32, CODEBOOK_LEN>;
 
+// A thread picks its value by selects where there are few: a driver may keep an array that is indexed
+// by a thread in memory, and with it others of its size, such as those of shared/rotate.
+const MOST_SELECTED = min(32u, WORKGROUP_SIZE);
+const FILL = min(CODEBOOK_LEN, 16u); // values that a thread picks from
+
 fn codebook_fill(tid: u32) {
-    var table = CODEBOOK;
-    for (var i = tid; i < CODEBOOK_LEN; i += WORKGROUP_SIZE) {
-        codebook[i] = table[i];
+    if (CODEBOOK_LEN > MOST_SELECTED) {
+        var table = CODEBOOK;
+        for (var i = tid; i < CODEBOOK_LEN; i += WORKGROUP_SIZE) {
+            codebook[i] = table[i];
+        }
+        return;
+    }
+    for (var first = 0u; first < min(CODEBOOK_LEN, MOST_SELECTED); first += FILL) { // unroll
+        if (tid / FILL == first / FILL) {
+            var value = CODEBOOK[first];
+            for (var i = 1u; i < FILL; i++) { // unroll
+                value = select(value, CODEBOOK[min(first + i, CODEBOOK_LEN - 1u)], tid % FILL == i);
+            }
+            if (first + tid % FILL < CODEBOOK_LEN) {
+                codebook[first + tid % FILL] = value;
+            }
+        }
     }
 }
 
