@@ -44,6 +44,7 @@ enum msl_op : uint32_t {
 constexpr uint32_t MSL_LANES = 32;
 constexpr uint32_t MSL_FENCE_DEVICE = 1, MSL_FENCE_THREADGROUP = 2; // bits of mem_flags
 constexpr uint32_t MSL_ACCESS_READ = 1, MSL_ACCESS_WRITE = 2;
+constexpr uint32_t MSL_ACQUIRE = 1, MSL_RELEASE = 2; // what a memory_order does
 
 // The values that the lanes of a simdgroup brought to one operation. A reduction is computed by
 // the first lane that resumes; the others take `result`.
@@ -80,4 +81,5 @@ const void *msl_rt_fc(uint32_t index, uint32_t size); // null: the constant is n
 void msl_rt_inactive_lane(const char *operation, uint32_t lane, msl_site site);
 void msl_rt_bad_component(size_t index, uint32_t count);
 void msl_ck_atomic(const volatile void *address, uint32_t size, uint32_t access);
+void msl_ck_fence(uint32_t orders); // of device memory, with device scope
 }

@@ -61,5 +61,14 @@ MSL_ATOMIC bool atomic_compare_exchange_weak_explicit(volatile _atomic<T> *p, T 
     *expected = old;
     return false;
 }
-inline void atomic_thread_fence(mem_flags, memory_order, thread_scope = thread_scope_device) {}
+// Only a fence of device memory and scope orders what threadgroups do.
+inline void atomic_thread_fence(mem_flags flags, memory_order order, thread_scope scope = thread_scope_device) {
+#ifdef MSL_CHECK
+    bool acquires = order == memory_order_acquire || order == memory_order_acq_rel || order == memory_order_seq_cst;
+    bool releases = order == memory_order_release || order == memory_order_acq_rel || order == memory_order_seq_cst;
+    if (((uint)flags & MSL_FENCE_DEVICE) && scope == thread_scope_device) msl_ck_fence((acquires ? MSL_ACQUIRE : 0) | (releases ? MSL_RELEASE : 0));
+#else
+    (void)flags, (void)order, (void)scope;
+#endif
+}
 } // namespace metal

@@ -15,10 +15,11 @@ struct Access {
     uint32_t group; // number of the threadgroup, 0: no access yet
     uint32_t pc;    // distance from the start of the kernel's image
     uint16_t thread;
-    uint16_t fences;    // threadgroup barriers passed that order this memory class
-    uint16_t sg_fences; // simdgroup barriers passed that order this memory class
-    uint16_t barriers;  // threadgroup barriers passed, with whatever flags
-    uint16_t simd_ops;  // simdgroup operations and barriers passed
+    uint16_t fences;        // threadgroup barriers passed that order this memory class
+    uint16_t sg_fences;     // simdgroup barriers passed that order this memory class
+    uint16_t barriers;      // threadgroup barriers passed, with whatever flags
+    uint16_t simd_ops;      // simdgroup operations and barriers passed
+    uint16_t thread_fences; // fences of device scope passed
     bool atomic;
 };
 struct Cell {
@@ -31,6 +32,20 @@ void *new_shadow(size_t bytes) {
     return p == MAP_FAILED ? nullptr : p;
 }
 
+static Access access_now(Space memory, uintptr_t pc, bool atomic) {
+    const Fibre &f = *g_fibre;
+    int space = (int)memory;
+    return Access{g_group_number,
+                  (uint32_t)(pc - (uintptr_t)g_kernel_image.begin),
+                  (uint16_t)f.ids.tid,
+                  (uint16_t)f.fences[space],
+                  (uint16_t)f.sg_fences[space],
+                  (uint16_t)f.barriers,
+                  (uint16_t)f.simd_ops,
+                  (uint16_t)f.thread_fences,
+                  atomic};
+}
+
 static bool same_simdgroup(const Access &a, const Access &b) { return a.thread / MSL_LANES == b.thread / MSL_LANES; }
 
 // Whether two accesses of one threadgroup are in order by a fence between them.
@@ -38,17 +53,82 @@ static bool fenced(const Access &earlier, const Access &later) {
     return earlier.fences != later.fences || (same_simdgroup(earlier, later) && earlier.sg_fences != later.sg_fences);
 }
 
+// ---- Order between threadgroups ----
+// A thread's fence of device scope publishes what precedes it with the atomics that the thread writes
+// after it. Whoever reads one of these atomics, and then passes such a fence itself, comes after that.
+// Barriers pass the order on within a threadgroup. Threadgroups run one after the other here, so an
+// atomic was last written by one that is known.
+
+// Whether an access comes before a fence of its threadgroup.
+static bool precedes(const Access &access, const Access &fence) {
+    if (access.group != fence.group) return false;
+    if (access.thread == fence.thread) return access.thread_fences < fence.thread_fences;
+    return access.fences < fence.fences || (same_simdgroup(access, fence) && access.sg_fences < fence.sg_fences);
+}
+
+struct Known {
+    Access theirs, mine; // a fence of another threadgroup, and the one here that comes after it
+};
+struct Thread {
+    Access fence{};           // the last that published
+    std::vector<Access> seen; // fences behind the atomics that it read since its last one
+};
+static uint32_t g_order_group; // the threadgroup that the next two are of
+static std::vector<Known> g_known;
+static std::map<uint32_t, Thread> g_threads_of_order;
+static std::map<const volatile void *, std::vector<Access>> g_published; // fences behind the value of an atomic
+
+static Thread &thread_of_order() {
+    if (g_order_group != g_group_number) {
+        g_order_group = g_group_number;
+        g_known.clear();
+        g_threads_of_order.clear();
+    }
+    return g_threads_of_order[g_fibre->ids.tid];
+}
+static void publish(std::vector<Access> &behind, const Access &fence) {
+    for (Access &other : behind) {
+        if (other.group != fence.group || other.thread != fence.thread) continue;
+        if (other.thread_fences < fence.thread_fences) other = fence;
+        return;
+    }
+    behind.push_back(fence);
+}
+static void order_atomic(const volatile void *address, uint32_t access) {
+    Thread &thread = thread_of_order();
+    std::vector<Access> &behind = g_published[address];
+    if (access & MSL_ACCESS_READ) thread.seen.insert(thread.seen.end(), behind.begin(), behind.end());
+    if (!(access & MSL_ACCESS_WRITE)) return;
+    if (!(access & MSL_ACCESS_READ)) behind.clear(); // a value of its own
+    if (!thread.fence.group) return;
+    publish(behind, thread.fence);
+    for (const Known &known : g_known) {
+        bool mine = known.mine.thread == thread.fence.thread && known.mine.thread_fences <= thread.fence.thread_fences;
+        if (mine || precedes(known.mine, thread.fence)) publish(behind, known.theirs);
+    }
+}
+// Whether an access by another threadgroup comes before this one.
+static bool ordered(const Access &earlier, const Access &later) {
+    if (g_order_group != later.group) return false;
+    for (const Known &known : g_known) {
+        if (precedes(earlier, known.theirs) && (known.mine.thread == later.thread || fenced(known.mine, later))) return true;
+    }
+    return false;
+}
+
 struct Conflict {
     bool found;
     Kind kind;
     const char *what;
 };
-static Conflict conflict(const Access &earlier, const Access &later, Space space) {
+static Conflict conflict(const Access &earlier, const Access &later, Space space, bool coherent) {
     Conflict none{false, Kind::data_race, ""};
     if (!earlier.group || (earlier.atomic && later.atomic)) return none;
     if (earlier.group != later.group) {
         if (space == Space::threadgroup) return none; // another threadgroup had other memory
-        return {true, Kind::data_race, "two threadgroups access this without order"};
+        if (!ordered(earlier, later)) return {true, Kind::data_race, "two threadgroups access this without order"};
+        if (!coherent) return {true, Kind::data_race, "two threadgroups access this by an argument that is not coherent(device)"};
+        return none;
     }
     if (earlier.thread == later.thread || fenced(earlier, later)) return none;
     if (earlier.barriers != later.barriers) return {true, Kind::missing_fence, "the threadgroup_barrier in between lacks the mem_flags for this memory"};
@@ -69,8 +149,8 @@ static void report(Kind kind, const std::string &what, const char *address, uint
     }
     add_finding(finding);
 }
-static void report_conflict(const Access &earlier, const Access &later, Space space, const char *address, uintptr_t pc) {
-    Conflict c = conflict(earlier, later, space);
+static void report_conflict(const Access &earlier, const Access &later, const Region &region, const char *address, uintptr_t pc) {
+    Conflict c = conflict(earlier, later, region.space, region.coherent);
     if (c.found) report(c.kind, c.what, address, pc, &earlier);
 }
 
@@ -80,7 +160,7 @@ static void report_conflict(const Access &earlier, const Access &later, Space sp
 static std::map<const char *, Access> g_early_reads;
 static void drop_early_read(const char *address, const Access &write) {
     auto read = g_early_reads.find(address);
-    if (read != g_early_reads.end() && conflict(read->second, write, Space::threadgroup).found) g_early_reads.erase(read);
+    if (read != g_early_reads.end() && conflict(read->second, write, Space::threadgroup, false).found) g_early_reads.erase(read);
 }
 void report_early_reads() {
     for (auto &read : g_early_reads) {
@@ -100,10 +180,7 @@ static void keep_read(Cell &cell, const Access &me) {
 }
 
 static void check_bytes(Region &region, const char *address, size_t size, bool write, uintptr_t pc, bool atomic) {
-    const Fibre &f = *g_fibre;
-    int space = (int)region.space;
-    Access me{g_group_number,       (uint32_t)(pc - (uintptr_t)g_kernel_image.begin), (uint16_t)f.ids.tid,     (uint16_t)f.fences[space],
-              (uint16_t)f.sg_fences[space], (uint16_t)f.barriers,                     (uint16_t)f.simd_ops, atomic};
+    Access me = access_now(region.space, pc, atomic);
     Cell *cell = (Cell *)region.shadow + (address - region.begin);
     bool mine_only = region.space == Space::threadgroup; // cells of an earlier threadgroup are void
     for (size_t i = 0; i < size; i++, cell++) {
@@ -116,10 +193,10 @@ static void check_bytes(Region &region, const char *address, size_t size, bool w
             }
             if (write && !g_early_reads.empty()) drop_early_read(address + i, me);
         }
-        report_conflict(cell->write, me, region.space, address + i, pc);
+        report_conflict(cell->write, me, region, address + i, pc);
         if (write) {
-            report_conflict(cell->read, me, region.space, address + i, pc);
-            report_conflict(cell->other_read, me, region.space, address + i, pc);
+            report_conflict(cell->read, me, region, address + i, pc);
+            report_conflict(cell->other_read, me, region, address + i, pc);
             cell->write = me;
             cell->read.group = cell->other_read.group = 0;
         } else {
@@ -200,6 +277,18 @@ void *__tsan_memset(void *to, int value, size_t n) {
 void msl_ck_atomic(const volatile void *p, uint32_t size, uint32_t access) {
     if (access & MSL_ACCESS_READ) check((const void *)p, size, false, CALLER, true);
     if (access & MSL_ACCESS_WRITE) check((const void *)p, size, true, CALLER, true);
+    if (g_check && region_at((const char *)p)->space == Space::device) order_atomic(p, access);
+}
+void msl_ck_fence(uint32_t orders) {
+    if (!g_check) return;
+    g_fibre->thread_fences++;
+    Thread &thread = thread_of_order();
+    Access me = access_now(Space::device, 0, false);
+    if (orders & MSL_ACQUIRE) {
+        for (const Access &theirs : thread.seen) g_known.push_back({theirs, me});
+        thread.seen.clear();
+    }
+    if (orders & MSL_RELEASE) thread.fence = me;
 }
 }
 

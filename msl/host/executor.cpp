@@ -109,7 +109,7 @@ static char *new_region(size_t size, size_t align, Space space, int index, const
     char *begin = base + ((pages - size) & ~(align - 1));
     void *shadow = g_check && (writable || space == Space::threadgroup) ? new_shadow(size) : nullptr;
     g_region_of_slot[g_slots_used++] = (int)g_regions.size();
-    g_regions.push_back(Region{begin, begin + size, space, index, name, writable, shadow});
+    g_regions.push_back(Region{begin, begin + size, space, index, name, writable, false, shadow});
     return begin;
 }
 
@@ -348,7 +348,7 @@ static void run_threadgroup() {
         Fibre &f = g_fibres[i];
         f.state = FibreState::ready;
         f.pc = 0;
-        f.barriers = f.simd_ops = 0;
+        f.barriers = f.simd_ops = f.thread_fences = 0;
         f.fences[0] = f.fences[1] = f.sg_fences[0] = f.sg_fences[1] = 0;
     }
     for (uint32_t i = 0; i < g_simdgroups; i++) {
@@ -484,6 +484,7 @@ static std::string bind_arguments(Dispatch &d, std::vector<char *> &placed) {
             char *memory = new_region(size, arg.align, Space::device, arg.index, arg.name, writable);
             if (!memory) return "no memory for " + label;
             memcpy(memory, binding.bytes.data(), size);
+            g_regions.back().coherent = strstr(arg.type, "coherent");
             g_pointers[i] = placed[b] = memory;
             if (!writable) {
                 char *page = (char *)((uintptr_t)memory & ~(uintptr_t)(g_page - 1));

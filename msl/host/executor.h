@@ -42,7 +42,8 @@ struct Region {
     int index; // buffer or threadgroup index, -1 for a local threadgroup variable
     std::string name;
     bool writable;
-    void *shadow; // the checker's cells; null where nothing can conflict
+    bool coherent; // the kernel's argument says coherent(device)
+    void *shadow;  // the checker's cells; null where nothing can conflict
 };
 
 enum class FibreState { ready, at_simd, at_barrier, done };
@@ -56,12 +57,13 @@ struct Fibre {
     FibreState state;
     uint32_t op;
     msl_site site;
-    uint32_t half;         // exchange half that the last operation used
-    uintptr_t pc;          // last known position, for lockstep
-    uint32_t barriers;     // threadgroup barriers passed
-    uint32_t fences[2];    // ... that ordered device, threadgroup memory
-    uint32_t sg_fences[2]; // simdgroup barriers that ordered device, threadgroup memory
-    uint32_t simd_ops;     // simdgroup operations passed
+    uint32_t half;          // exchange half that the last operation used
+    uintptr_t pc;           // last known position, for lockstep
+    uint32_t barriers;      // threadgroup barriers passed
+    uint32_t fences[2];     // ... that ordered device, threadgroup memory
+    uint32_t sg_fences[2];  // simdgroup barriers that ordered device, threadgroup memory
+    uint32_t simd_ops;      // simdgroup operations passed
+    uint32_t thread_fences; // fences of device scope passed
 };
 
 struct Binding {

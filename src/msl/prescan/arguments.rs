@@ -205,7 +205,8 @@ mod tests {
             "(constant P &p [[buffer(2)]], device const vec<float, 4> *q, device float *const r,\
              device float const (&x)[1] [[buffer(1u)]], threadgroup float *s [[threadgroup(1)]],\
              threadgroup A<const int> *t, device int *u [[buffer(K), function_constant(c)]],\
-             uint3 g [[metal::thread_position_in_grid]])",
+             uint3 g [[metal::thread_position_in_grid]],\
+             coherent(device) device float4 *h [[buffer(7)]])",
         )
         .unwrap();
         let rows: Vec<_> =
@@ -219,6 +220,7 @@ mod tests {
             ("t", "threadgroup(2)", true),
             ("u", "buffer(K)", true),
             ("g", "thread_position_in_grid", false),
+            ("h", "buffer(7)", true),
         ];
         assert_eq!(rows, expected.map(|(n, a, w)| (n, a.to_owned(), w)));
         assert_eq!(list[0].type_text, "constant P &");
