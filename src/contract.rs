@@ -81,8 +81,10 @@ pub struct Caps {
     /// Whether WGSL may use cooperative matrices of 16x16, f16 in and f32 out, with f16 and subgroup
     /// barriers beside them.
     pub matrices: bool,
-    /// Whether a storage barrier in WGSL orders a workgroup's accesses for the whole device. WGSL
-    /// does not promise it; the SPIR-V, HLSL and GLSL that naga makes of it do.
+    /// Whether workgroups of a dispatch may hand values to each other in WGSL: a storage barrier orders
+    /// a workgroup's accesses for the whole device, and storage may be `@coherent`. WGSL promises
+    /// neither. The SPIR-V, HLSL and GLSL that naga makes of it have the former; the latter is
+    /// wgpu's feature `MEMORY_DECORATION_COHERENT`, which the device must have been asked for.
     pub storage_fence: bool,
     /// Bytes of workgroup memory.
     pub max_workgroup_storage: u32,
@@ -157,8 +159,8 @@ const MATRICES: &str =
     "EXPERIMENTAL_COOPERATIVE_MATRIX (16x16, f16 to f32), SHADER_F16 and SUBGROUP_BARRIER";
 
 /// What [`Caps::storage_fence`] stands for, as errors name it.
-const STORAGE_FENCE: &str =
-    "storage_fence (a storage barrier that orders accesses for the whole device)";
+const STORAGE_FENCE: &str = "storage_fence (a storage barrier that orders accesses for the whole device, and \
+     MEMORY_DECORATION_COHERENT)";
 
 /// Everything that a pipeline depends on: the outcome of choosing constants for a problem and a
 /// device. Two equal plans make the same pipeline.

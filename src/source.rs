@@ -170,6 +170,9 @@ pub(crate) fn parse_wgsl(plan: &Plan) -> crate::Result<(naga::Module, naga::vali
         reject(format!("{file}:{line}: {}", e.message()))
     })?;
     let mut capabilities = Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if plan.storage_fence {
+        capabilities |= Capabilities::MEMORY_DECORATION_COHERENT;
+    }
     if plan.matrices {
         capabilities |= Capabilities::SHADER_FLOAT16
             | Capabilities::SUBGROUP_BARRIER

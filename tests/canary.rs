@@ -324,9 +324,21 @@ const NATIVE: &[(&str, &str, &str)] = &[
     ("flash_attn_decode_tq", "if (SIGN_AFTER)", "if (false)"),
     ("flash_attn_decode_tq", "pass_wide(get_wide(row, t))", "get_wide(row, t)"),
     ("flash_attn_decode_tq", "params.nwg - 1u) {", "params.nwg) {"),
-    ("flash_attn_decode_tq", "atomicStore(&scratch[workgroup.x], 0u);", ""),
-    ("flash_attn_decode_tq", "sum += weight * pair.x", "sum += pair.x"),
-    ("flash_attn_decode_tq", "select(two.xy, two.zw, j % 2u == 1u)", "two.xy"),
+    ("flash_attn_decode_tq", "atomicStore(&scratch.arrived[workgroup.x], 0u);", ""),
+    (
+        "flash_attn_decode_tq",
+        "partials_at(first_head + h, split)",
+        "partials_at(first_head + h, 0u)",
+    ),
+    ("flash_attn_decode_tq", ".xy, w + j < params.nwg)", ".xy, w + j + 1u < params.nwg)"),
+    ("flash_attn_decode_tq", "w += SPLITS_AT_ONCE", "w += 2u * SPLITS_AT_ONCE"),
+    ("flash_attn_decode_tq", "acc *= factor;", ""),
+    ("flash_attn_decode_tq", "sum += weight * pairs[j].x", "sum += pairs[j].x"),
+    (
+        "flash_attn_decode_tq",
+        "parts[j] = scratch.partials[at + f]",
+        "parts[j] = scratch.partials[at]",
+    ),
     (
         "flash_attn_decode_tq",
         "store_wide(local_row, t, head + local_row);",
@@ -353,7 +365,7 @@ fn native(stem: &str) -> (Vec<Box<dyn parity::Case>>, &'static str) {
                 let shape = Shape { codec, score_sigma: 4.0, nwg, ..base };
                 Box::new(parity::flash_attn_decode_tq::Case { shape, after })
             };
-            (vec![of(1, None), of(3, Some(3))], "storage barrier")
+            (vec![of(1, None), of(3, Some(3)), of(33, None)], "storage barrier")
         }
         other => panic!("no case for {other}"),
     }

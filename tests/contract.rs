@@ -92,7 +92,7 @@ fn on_matrices(language: Language) -> Vec<wgtq::Result<Plan>> {
     plans
 }
 
-/// Plans of decode attention in one dispatch, for devices whose storage barrier orders all of it.
+/// Plans of decode attention in one dispatch, for devices that can order workgroups.
 fn in_one_dispatch(language: Language, widths: &[Option<u32>]) -> Vec<wgtq::Result<Plan>> {
     let mut plans = Vec::new();
     for &subgroup_size in widths {
@@ -266,7 +266,8 @@ fn workgroup_size_and_memory_are_what_the_plan_says() {
 }
 
 /// The text for devices without subgroups uses none; with subgroups, nothing but subgroups is
-/// needed. Both need the core built-in that unpacks two halves, and no f16 feature.
+/// needed. Both need the core built-in that unpacks two halves, and no f16 feature. What workgroups hand
+/// to each other is coherent.
 #[test]
 fn texts_validate_with_exactly_the_capabilities_they_claim() {
     for plan in plans(Language::Wgsl) {
@@ -277,14 +278,20 @@ fn texts_validate_with_exactly_the_capabilities_they_claim() {
             | Capabilities::COOPERATIVE_MATRIX;
         let matrices = if plan.matrices { matrices } else { Capabilities::empty() };
         let capabilities = subgroup | matrices | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-        let result = Validator::new(ValidationFlags::all(), capabilities)
-            .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
-            .subgroup_operations(if plan.subgroups {
-                SubgroupOperationSet::all()
-            } else {
-                SubgroupOperationSet::empty()
-            })
-            .validate(&module);
+        let validate = |capabilities| {
+            Validator::new(ValidationFlags::all(), capabilities)
+                .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+                .subgroup_operations(if plan.subgroups {
+                    SubgroupOperationSet::all()
+                } else {
+                    SubgroupOperationSet::empty()
+                })
+                .validate(&module)
+                .map_err(|e| format!("{e:?}"))
+        };
+        let incoherent = validate(capabilities);
+        assert_eq!(incoherent.is_ok(), !plan.storage_fence, "{}: {incoherent:?}", plan.label);
+        let result = validate(capabilities | Capabilities::MEMORY_DECORATION_COHERENT);
         assert!(result.is_ok(), "{}: {:?}", plan.label, result.err());
     }
 }

@@ -232,7 +232,8 @@ fn decode_in_one_dispatch_is_right_and_clean() {
     }
 }
 
-/// Wrong values, a counter that is left, and barriers between what threads hand to each other.
+/// Wrong values, a counter that is left, and barriers and fences between what threads and threadgroups
+/// hand to each other.
 #[test]
 fn broken_decode_in_one_dispatch_is_caught() {
     if without_clang() {
@@ -258,8 +259,11 @@ fn broken_decode_in_one_dispatch_is_caught() {
         ("params.ring_start", "0u"),
         ("if (SIGN_AFTER)", "if (false)"),
         ("params.nwg - 1u) {", "params.nwg) {"),
-        ("atomic_store_explicit(&scratch[workgroup.x], 0u, memory_order_relaxed);", ""),
-        ("sum += weight * pair.x", "sum += pair.x"),
+        ("atomic_store_explicit(&between.arrived[workgroup.x], 0u, memory_order_relaxed);", ""),
+        ("partials_at(scratch, first_head + h, split)", "partials_at(scratch, first_head + h, 0u)"),
+        ("pair.xy, w + j < scratch.nwg", "pair.xy, w + j + 1u < scratch.nwg"),
+        ("sum += weight * pairs[j].x", "sum += pairs[j].x"),
+        ("parts[j] = scratch.partials[at + f]", "parts[j] = scratch.partials[at]"),
     ] {
         let (passed, _) = run(from, to);
         assert!(!passed, "{from} -> {to}");
@@ -267,9 +271,21 @@ fn broken_decode_in_one_dispatch_is_caught() {
     let flags = "threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);";
     let (_, findings) = run(flags, "threadgroup_barrier(mem_flags::mem_device);");
     assert!(findings.iter().any(|f| f.kind == "missing_fence"), "{findings:?}");
-    let pairs = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        for (uint head";
-    let (_, findings) = run(pairs, "        for (uint head");
-    assert!(findings.iter().any(|f| f.kind == "data_race"), "{findings:?}");
+    let fence =
+        "atomic_thread_fence(mem_flags::mem_device, memory_order_seq_cst, thread_scope_device);";
+    for (from, to) in [
+        (&*format!("{fence} // partials before"), "// partials before"),
+        (&*format!("{fence} // the counter before"), "// the counter before"),
+        ("threadgroup_barrier(mem_flags::mem_device);", ""),
+        ("coherent(device) device float4 *scratch [[", "device float4 *scratch [["),
+        (
+            "threadgroup_barrier(mem_flags::mem_threadgroup);\n            if (local_row",
+            "if (local_row",
+        ),
+    ] {
+        let (_, findings) = run(from, to);
+        assert!(findings.iter().any(|f| f.kind == "data_race"), "{from}: {findings:?}");
+    }
 }
 
 /// A wrong value, and each barrier between a simdgroup's own stores and loads.

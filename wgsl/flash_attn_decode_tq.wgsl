@@ -7,12 +7,11 @@
 // shared/attend.wgsl, row groups in shared/attention.wgsl, rotations in shared/rotate.wgsl.
 //
 // WGSL promises no order between workgroups. This needs a storageBarrier that orders accesses for
-// the whole device, so the plan asks for one.
+// the whole device, and storage that all of it sees alike (@coherent), so the plan asks for both.
 // Contract: src/kernels/flash_attn_decode_tq.rs. Oracle: src/oracle/flash_attn_decode_tq.rs.
 
-const MERGE_THREADS = WORKGROUP_SIZE / ROWS_PER_WORKGROUP; // that merge the splits of a row
-const MERGED = min(4u, max(1u, HEAD_DIM / MERGE_THREADS)); // coordinates of each, at a time
-const SPLITS_AT_ONCE = 8u; // that a thread has in flight; divides MAX_SPLITS
+const HEAD_VECS = HEAD_DIM / 4u;
+const SPLITS_AT_ONCE = 8u; // that a thread has in flight
 
 struct Params {
     n_heads: u32,
@@ -29,6 +28,11 @@ struct Params {
     scale_factor_d512: f32,
 }
 
+struct Scratch {
+    arrived: array<atomic<u32>, COLUMNS>, // workgroups of a column that are done; zero between dispatches
+    partials: array<vec4<f32>>, // [head][split][coord / 4], and behind the coordinates (S, M, 0, 0)
+}
+
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> q: array<f32>;            // [head][coord]
 @group(0) @binding(2) var<storage, read> k_packed: array<KUnit>;   // [kv_head][slot][word]
@@ -36,7 +40,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> v_packed: array<VUnit>;   // [kv_head][slot][word]
 @group(0) @binding(5) var<storage, read> v_norms: array<f32>;      // [kv_head][slot][block]
 @group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord]
-@group(0) @binding(7) var<storage, read_write> scratch: array<atomic<u32>>; // [column], then partials
+@group(0) @binding(7) @coherent var<storage, read_write> scratch: Scratch;
 
 var<workgroup> arrived: u32; // workgroups of the column that were done before this one
 
@@ -144,8 +148,7 @@ fn main(
         }
     }
 
-    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time; store the output, still
-    // rotated, or partials.
+    // Phase 5: merge the row groups, MERGE_HEADS query heads at a time; store the partials.
     join(in, &running);
     merge_put(tid, &running);
     workgroupBarrier();
@@ -159,38 +162,23 @@ fn main(
         }
         workgroupBarrier();
         let heads = min(MERGE_HEADS, max(end_head, first_head + batch) - first_head - batch);
-        for (var x = tid; x < heads * (HEAD_DIM / 4u); x += WORKGROUP_SIZE) {
-            let nth = x / (HEAD_DIM / 4u);
-            if (params.nwg == 1u) {
-                put_output(first_head, batch + nth, nth, x % (HEAD_DIM / 4u));
-            } else {
-                put_partial(first_head, batch + nth, nth, x % (HEAD_DIM / 4u), split);
-            }
+        for (var x = tid; x < heads * HEAD_VECS; x += WORKGROUP_SIZE) {
+            let nth = x / HEAD_VECS;
+            put_partial(first_head, batch + nth, nth, x % HEAD_VECS, split);
         }
     }
 
     // Phase 6: the last workgroup of the column merges the splits, rotates back and stores.
     storageBarrier(); // partials before the counter
     if (tid == 0u) {
-        arrived = 0u;
-        if (params.nwg > 1u) {
-            arrived = atomicAdd(&scratch[workgroup.x], 1u);
-        }
+        arrived = atomicAdd(&scratch.arrived[workgroup.x], 1u);
     }
     if (workgroupUniformLoad(&arrived) == params.nwg - 1u) {
         storageBarrier(); // the counter before the others' partials
-        if (params.nwg > 1u) {
-            get_pairs(tid, first_head, end_head);
-        }
-        workgroupBarrier();
         for (var head = first_head; head < end_head; head += ROWS_PER_WORKGROUP) {
             let rows = min(end_head - head, ROWS_PER_WORKGROUP);
-            if (tid / MERGE_THREADS < rows) {
-                if (params.nwg > 1u) {
-                    merge_splits(tid / MERGE_THREADS, tid % MERGE_THREADS, head - first_head, head);
-                } else {
-                    get_output(tid / MERGE_THREADS, tid % MERGE_THREADS, head);
-                }
+            for (var x = tid; x < rows * HEAD_VECS; x += WORKGROUP_SIZE) {
+                merge_splits(x / HEAD_VECS, x % HEAD_VECS, head);
             }
             workgroupBarrier();
             if (local_row < rows) {
@@ -203,7 +191,7 @@ fn main(
             workgroupBarrier();
         }
         if (tid == 0u) {
-            atomicStore(&scratch[workgroup.x], 0u); // for the next dispatch
+            atomicStore(&scratch.arrived[workgroup.x], 0u); // for the next dispatch
         }
     }
 }
@@ -244,64 +232,49 @@ fn exchange_at(row: u32, c: u32) -> u32 {
     return row * ROW_PITCH + c + c / EPT * THREAD_PAD;
 }
 
-// Stores vector f of the output of query head `first_head + h`, the `nth` of its batch.
-fn put_output(first_head: u32, h: u32, nth: u32, f: u32) {
-    let acc = merged_acc(h, nth, f);
-    let sum = merged_sum(h);
-    for (var i = 0u; i < 4u; i++) { // unroll
-        dst[(first_head + h) * HEAD_DIM + 4u * f + i] = select(acc[i] / sum, 0.0, sum == 0.0);
-    }
-}
-
-// Puts the stored output of query head `head + row`, thread u of those that share the row, into row
-// `row` of the exchange.
-fn get_output(row: u32, u: u32, head: u32) {
-    for (var c = u; c < HEAD_DIM; c += MERGE_THREADS) {
-        exchange[exchange_at(row, c)] = dst[(head + row) * HEAD_DIM + c];
-    }
-}
-
-// Index in the scratch of the accumulators of a query head and split, and of its pair (S, M).
-fn accs_at(head: u32, split: u32) -> u32 {
-    return params.n_kv_heads * GROUPS_PER_KV + (head * params.nwg + split) * HEAD_DIM;
-}
-fn pair_at(head: u32, split: u32) -> u32 {
-    return accs_at(params.n_heads, 0u) + (head * params.nwg + split) * 2u;
-}
-
-fn scratch_get(at: u32) -> f32 {
-    return bitcast<f32>(atomicLoad(&scratch[at]));
-}
-fn scratch_put(at: u32, x: f32) {
-    atomicStore(&scratch[at], bitcast<u32>(x));
+// Index of the partials of a query head and split.
+fn partials_at(head: u32, split: u32) -> u32 {
+    return (head * params.nwg + split) * (HEAD_VECS + 1u);
 }
 
 // Stores vector f of the partials of query head `first_head + h`, the `nth` of its batch.
 fn put_partial(first_head: u32, h: u32, nth: u32, f: u32, split: u32) {
-    let acc = merged_acc(h, nth, f);
-    for (var i = 0u; i < 4u; i++) { // unroll
-        scratch_put(accs_at(first_head + h, split) + 4u * f + i, acc[i]);
-    }
+    let at = partials_at(first_head + h, split);
+    scratch.partials[at + f] = merged_acc(h, nth, f);
     if (f == 0u) {
-        let at = pair_at(first_head + h, split);
-        scratch_put(at, merged_sum(h));
-        scratch_put(at + 1u, merged_max(h));
+        scratch.partials[at + HEAD_VECS] = vec4(merged_sum(h), merged_max(h), 0.0, 0.0);
     }
 }
 
-// Reads the pairs of all splits into the merge's memory, which is free by now: (S, M, S, M) of two splits
-// a vector, [head][split / 2]. Splits up to a multiple of SPLITS_AT_ONCE have seen nothing.
-fn get_pairs(tid: u32, first_head: u32, end_head: u32) {
-    let halves = (params.nwg + SPLITS_AT_ONCE - 1u) / SPLITS_AT_ONCE * SPLITS_AT_ONCE / 2u;
-    for (var x = tid; x < GROUP * halves; x += WORKGROUP_SIZE) {
-        let h = x / halves;
-        let w = x % halves * 2u;
-        let head = min(first_head + h, end_head - 1u);
-        let even = pair_at(head, min(w, params.nwg - 1u));
-        let odd = pair_at(head, min(w + 1u, params.nwg - 1u));
-        let seen = vec4(scratch_get(even), scratch_get(even + 1u), scratch_get(odd), scratch_get(odd + 1u));
-        let both = vec4(pair_of(seen.xy, w < params.nwg), pair_of(seen.zw, w + 1u < params.nwg));
-        acc_put(h * (MAX_SPLITS / 2u) + x % halves, both);
+// Puts vector f of the merged splits of query head `head + row` into row `row` of the exchange.
+fn merge_splits(row: u32, f: u32, head: u32) {
+    var top = NO_SCORE;
+    var sum = 0.0;
+    var acc = vec4(0.0);
+    for (var w = 0u; w < params.nwg; w += SPLITS_AT_ONCE) {
+        var pairs = array<vec2<f32>, SPLITS_AT_ONCE>();
+        var parts = array<vec4<f32>, SPLITS_AT_ONCE>();
+        for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
+            let at = partials_at(head + row, min(w + j, params.nwg - 1u));
+            pairs[j] = pair_of(scratch.partials[at + HEAD_VECS].xy, w + j < params.nwg);
+            parts[j] = scratch.partials[at + f];
+        }
+        let before = top;
+        for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
+            top = max(top, pairs[j].y);
+        }
+        let factor = exp(before - top);
+        sum *= factor;
+        acc *= factor;
+        for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
+            let weight = select(exp(pairs[j].y - top), 0.0, pairs[j].x == 0.0);
+            sum += weight * pairs[j].x;
+            acc += weight * parts[j];
+        }
+    }
+    let out = select(acc / sum, vec4(0.0), sum == 0.0);
+    for (var i = 0u; i < 4u; i++) { // unroll
+        exchange[exchange_at(row, 4u * f + i)] = out[i];
     }
 }
 
@@ -309,40 +282,4 @@ fn get_pairs(tid: u32, first_head: u32, end_head: u32) {
 // neither equal to 0 nor unequal.
 fn pair_of(seen: vec2<f32>, exists: bool) -> vec2<f32> {
     return select(seen, vec2(0.0, NO_SCORE), !exists || seen.x == 0.0);
-}
-
-// Puts the merged splits of query head `head + row`, `h + row` of the group, thread u of those that
-// share the row, into row `row` of the exchange.
-fn merge_splits(row: u32, u: u32, h: u32, head: u32) {
-    let first = (h + row) * (MAX_SPLITS / 2u);
-    var top = NO_SCORE;
-    for (var w = 0u; w < params.nwg; w += 2u) {
-        let two = acc_get(first + w / 2u);
-        top = max(top, max(two.y, two.w));
-    }
-    for (var c = u; c < HEAD_DIM; c += MERGED * MERGE_THREADS) {
-        var acc = array<f32, MERGED>();
-        var sum = 0.0;
-        for (var w = 0u; w < params.nwg; w += SPLITS_AT_ONCE) {
-            var part = array<f32, SPLITS_AT_ONCE * MERGED>();
-            for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
-                let at = accs_at(head + row, min(w + j, params.nwg - 1u)) + c;
-                for (var i = 0u; i < MERGED; i++) { // unroll
-                    part[j * MERGED + i] = scratch_get(at + i * MERGE_THREADS);
-                }
-            }
-            for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
-                let two = acc_get(first + w / 2u + j / 2u);
-                let pair = select(two.xy, two.zw, j % 2u == 1u);
-                let weight = select(exp(pair.y - top), 0.0, pair.x == 0.0);
-                sum += weight * pair.x;
-                for (var i = 0u; i < MERGED; i++) { // unroll
-                    acc[i] += weight * part[j * MERGED + i];
-                }
-            }
-        }
-        for (var i = 0u; i < MERGED; i++) { // unroll
-            exchange[exchange_at(row, c + i * MERGE_THREADS)] = select(acc[i] / sum, 0.0, sum == 0.0);
-        }
-    }
 }

@@ -36,7 +36,9 @@
 //!
 //! Where [`Caps::storage_fence`](crate::contract::Caps::storage_fence) is set and the output is
 //! [`Output::Rows`], a step of one token over packed K is a single `flash_attn_decode_tq` in place of
-//! these four. q is not rotated in place then. Its scratch is zero when it is made and left so.
+//! these four. q is not rotated in place then. The counters in its scratch are zero when it is made and
+//! left so. Open the device with `wgpu::Features::MEMORY_DECORATION_COHERENT` where the adapter has it:
+//! without the feature, steps of one token take the four dispatches.
 //!
 //! # Dense K
 //!

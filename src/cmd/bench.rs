@@ -211,7 +211,7 @@ fn check_device(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
         return Err(DriverError::Argument {
             flag: "--dispatches",
             need: format!(
-                "two on {}, whose storage barrier does not order the whole device",
+                "two on {}, which cannot order workgroups (MEMORY_DECORATION_COHERENT)",
                 gpu.report.backend
             ),
             found: "one".to_owned(),

@@ -150,6 +150,7 @@ impl Gpu {
                 | wgpu::Features::SHADER_F16
                 | wgpu::Features::TIMESTAMP_QUERY
                 | wgpu::Features::PASSTHROUGH_SHADERS
+                | wgpu::Features::MEMORY_DECORATION_COHERENT
                 | matrices);
         // SAFETY: asks wgpu for features that it may still have faults in; of those only
         // cooperative matrices are requested.

@@ -20,7 +20,8 @@ pub(crate) const MATRICES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERA
     .union(wgpu::Features::SUBGROUP_BARRIER);
 
 impl Caps {
-    /// What `device` allows.
+    /// What `device` allows, with the features it was opened with:
+    /// [`storage_fence`](Self::storage_fence) needs `MEMORY_DECORATION_COHERENT`.
     ///
     /// The subgroup size is the smallest that the adapter reports, since a shader may run at
     /// any of the range. Metal reports 4 although Apple GPUs run 32: pass a measured width with
@@ -31,12 +32,8 @@ impl Caps {
     pub fn of(device: &wgpu::Device) -> Self {
         let (limits, info) = (device.limits(), device.adapter_info());
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
-        // Of what wgpu runs on, Metal's barrier orders a threadgroup only, and a browser promises no more
-        // than WGSL does.
-        let storage_fence =
-            matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Dx12 | wgpu::Backend::Gl);
         Self {
-            storage_fence,
+            storage_fence: storage_fence(info.backend, device.features()),
             subgroup_size: subgroups.then_some(info.subgroup_min_size),
             matrices: device.features().contains(MATRICES) && info.backend == wgpu::Backend::Vulkan,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
@@ -50,5 +47,26 @@ impl Caps {
     /// The same, with a subgroup width that the caller knows; none turns subgroups off.
     pub const fn with_subgroup_size(self, subgroup_size: Option<u32>) -> Self {
         Self { subgroup_size, ..self }
+    }
+}
+
+/// Whether [`Caps::storage_fence`] holds. Of what wgpu runs on, Metal's barrier orders a threadgroup
+/// only, and a browser promises no more than WGSL does.
+fn storage_fence(backend: wgpu::Backend, features: wgpu::Features) -> bool {
+    matches!(backend, wgpu::Backend::Vulkan | wgpu::Backend::Dx12 | wgpu::Backend::Gl)
+        && features.contains(wgpu::Features::MEMORY_DECORATION_COHERENT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workgroups_are_ordered_on_some_backends_with_coherent_storage() {
+        let coherent = wgpu::Features::MEMORY_DECORATION_COHERENT;
+        assert!(storage_fence(wgpu::Backend::Vulkan, coherent | wgpu::Features::SUBGROUP));
+        assert!(!storage_fence(wgpu::Backend::Vulkan, wgpu::Features::SUBGROUP));
+        assert!(!storage_fence(wgpu::Backend::Metal, coherent));
+        assert!(!storage_fence(wgpu::Backend::BrowserWebGpu, coherent));
     }
 }

@@ -10,7 +10,7 @@ use super::{Context, has_signs, kernel, rotation_constants};
 use crate::codec::{Bits, Codec};
 use crate::contract::{Access, Binding, Caps, Contract, Language, Launch, Plan, constant};
 use crate::error::{Error, Result};
-use crate::params::{FlashAttnVecTqParams, MAX_SPLITS, partials_floats};
+use crate::params::FlashAttnVecTqParams;
 
 /// Bindings, parameters and text.
 pub const CONTRACT: Contract = Contract {
@@ -27,7 +27,7 @@ pub const CONTRACT: Contract = Contract {
         Binding {
             name: "scratch",
             access: Access::ReadWrite,
-            layout: "u32 [column] counters, zero between dispatches, then partials",
+            layout: "u32 [COLUMNS] counters, zero between dispatches, then f32 [head][split][D + 4] partials",
         },
     ],
     wgsl: include_str!("../../wgsl/flash_attn_decode_tq.wgsl"),
@@ -52,8 +52,9 @@ kernel! {
         v_norms,
         /// f32 `[nh, D]`, not rotated.
         dst,
-        /// [`Problem::scratch_bytes`], zero before the first dispatch. Every dispatch leaves it ready
-        /// for the next, of whatever number of splits; two that may overlap need one each.
+        /// [`Problem::scratch_bytes`], zero before the first dispatch: counters, then for each query head
+        /// and split D accumulators and (S, M, 0, 0). Every dispatch leaves it ready for the next, of
+        /// whatever number of splits; two that may overlap need one each.
         scratch,
     }
 }
@@ -121,8 +122,8 @@ impl Problem {
             attention.threads,
         );
         attention.merge_heads = attention.merge_heads.min(rows.per_workgroup);
-        // q where row groups merge later, and there then the pairs of all splits.
-        attention.kept = attention.group * (MAX_SPLITS / 2).max(self.codec.head_dim.get() / 4);
+        // q where row groups merge later.
+        attention.kept = attention.group * self.codec.head_dim.get() / 4;
         Ok(Groups { attention, rows })
     }
 
@@ -143,7 +144,7 @@ impl Problem {
             + if signs { "_signs" } else { "" };
         plan.constants.extend(rotation_constants(self.codec.head_dim, signs, signs));
         plan.constants.extend(rows.row_constants());
-        plan.constants.push(constant("MAX_SPLITS", MAX_SPLITS));
+        plan.constants.push(constant("COLUMNS", self.columns(&attention)));
         plan.pieces.push("rotate");
         // The rows being rotated, and the number of workgroups that are done.
         plan.workgroup_bytes += rows.exchange_bytes() + 4;
@@ -167,9 +168,15 @@ impl Problem {
     /// Bytes of scratch for up to `nwg` splits.
     pub fn scratch_bytes(&self, nwg: u32, caps: &Caps, language: Language) -> Result<u64> {
         let attention = self.groups(Context::Long, caps, language)?.attention;
-        let columns = u64::from(self.num_kv_heads) * u64::from(attention.groups_per_kv);
-        let partials = partials_floats(self.num_heads, self.codec.head_dim.get(), nwg);
-        Ok(4 * (columns + if nwg > 1 { partials } else { 0 }))
+        let partial = u64::from(self.codec.head_dim.get()) + 4;
+        let partials = u64::from(self.num_heads) * u64::from(nwg) * partial;
+        Ok(4 * (u64::from(self.columns(&attention)) + partials))
+    }
+
+    /// Counters in the scratch, one a column, to whole lines of memory. No grid has more than 2^31.
+    fn columns(&self, attention: &RowGroups) -> u32 {
+        let columns = self.num_kv_heads.saturating_mul(attention.groups_per_kv);
+        columns.min(1 << 31).next_multiple_of(32)
     }
 
     /// One dispatch.
@@ -198,8 +205,8 @@ mod tests {
     use super::*;
     use crate::codec::{HeadDim, Rotation};
 
-    /// What the kernel takes for granted: where row groups merge there is room for q, and for the pairs
-    /// of all splits, and the rows that are rotated at a time divide a workgroup.
+    /// What the kernel takes for granted: where row groups merge there is room for q, and the rows that
+    /// are rotated at a time divide a workgroup.
     #[test]
     fn a_workgroup_has_room_for_its_merge_at_every_shape() {
         for head_dim in HeadDim::ALL {
@@ -216,10 +223,7 @@ mod tests {
                         let Groups { attention: a, rows } =
                             problem.groups(Context::Long, &caps, Language::Wgsl).unwrap();
                         let vectors = a.merge_vectors(problem.rotated().shape());
-                        assert!(
-                            vectors >= a.group * (MAX_SPLITS / 2).max(head_dim.get() / 4),
-                            "{a:?}"
-                        );
+                        assert!(vectors >= a.group * head_dim.get() / 4, "{a:?}");
                         assert!(rows.per_workgroup.is_power_of_two() && rows.per_workgroup >= 1);
                         assert!(rows.per_workgroup >= a.merge_heads, "{a:?}");
                         assert!(rows.threads() <= a.threads, "{a:?}");
@@ -240,6 +244,25 @@ mod tests {
         assert!(error.contains("128") && error.contains("64"), "{error}");
         let error = problem.plan(&Caps::WEBGPU, Language::Wgsl).unwrap_err().to_string();
         assert!(error.contains("storage barrier"), "{error}");
+        assert!(error.contains("MEMORY_DECORATION_COHERENT"), "{error}");
         assert!(problem.plan(&Caps::APPLE, Language::Msl).is_ok());
+    }
+
+    /// Counters fill whole lines, so that partials start at a vector; a partial is D + 4 floats.
+    #[test]
+    fn scratch_holds_counters_and_a_partial_for_each_head_and_split() {
+        let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
+        let caps = Caps { storage_fence: true, ..Caps::WEBGPU };
+        for (num_heads, num_kv_heads, counters) in [(8, 2, 32), (33, 33, 64), (64, 8, 32)] {
+            let problem = Problem { k_bits: Bits::B4, codec, num_heads, num_kv_heads };
+            for nwg in [1, 5] {
+                let want = 4 * (counters + u64::from(num_heads * nwg) * (128 + 4));
+                assert_eq!(problem.scratch_bytes(nwg, &caps, Language::Wgsl).unwrap(), want);
+            }
+        }
+        let heads = u32::MAX;
+        let many = Problem { k_bits: Bits::B4, codec, num_heads: heads, num_kv_heads: heads };
+        assert!(many.plan(&caps, Language::Wgsl).is_ok());
+        assert!(many.scratch_bytes(1, &caps, Language::Wgsl).is_ok());
     }
 }

@@ -39,9 +39,9 @@ pub const ALL: &[&Contract] = &[
     &store_kv::CONTRACT,
 ];
 
-/// Contracts of the kernels that need what not every WebGPU device has: cooperative matrices, or a
-/// storage barrier that orders the whole device. They run on wgpu's native backends, and are
-/// neither exported nor in the browser's suite.
+/// Contracts of the kernels that need what not every WebGPU device has: cooperative matrices, or
+/// workgroups that can be ordered. They run on wgpu's native backends, and are neither exported nor in
+/// the browser's suite.
 pub const NATIVE: &[&Contract] = &[&flash_attn_mat_tq::CONTRACT, &flash_attn_decode_tq::CONTRACT];
 
 /// How long a context a plan of decode attention over packed K and V is for. Either computes the same
