@@ -69,6 +69,26 @@ inline uint row_at(constant Params &params, uint position, uint end, uint kv_hea
     return kv_head * params.kv_capacity + slot;
 }
 
+// What a thread reads of the norms of a tile: of the positions that it weighs.
+struct Norms {
+    float k[POSITION_GROUPS][NORMS_PER_POS];
+    float v[POSITION_GROUPS][NORMS_PER_POS];
+};
+
+// Reads the norms of the tile whose first position that this thread weighs is `position`.
+inline Norms norms_at(
+    constant Params &params, device const float *k_norms, device const float *v_norms, uint position, uint end, uint kv_head) {
+    Norms norms;
+    for (uint g = 0; g < POSITION_GROUPS; g++) {
+        uint row = row_at(params, position + g * BLOCK, end, kv_head);
+        for (uint n = 0; n < NORMS_PER_POS; n++) {
+            norms.k[g][n] = k_norms[row * NORMS_PER_POS + n];
+            norms.v[g][n] = v_norms[row * NORMS_PER_POS + n];
+        }
+    }
+    return norms;
+}
+
 // A lane's codes of one row, first code in the lowest bits.
 template <uint WORDS, uint ROW_WORDS>
 inline void words_at(device const uint *packed, uint row, uint lane, thread uint (&words)[WORDS]) {
@@ -181,6 +201,10 @@ kernel void flash_attn_mat_tq(
     // A thread weighs one position of one query head in each position group.
     uint head = tid / BLOCK;
     uint position = tid % BLOCK;
+    Norms norms = {};
+    if (begin < end) {
+        norms = norms_at(params, k_norms, v_norms, begin + position, end, kv_head);
+    }
     float top[POSITION_GROUPS]; // running maximum, to within SLACK
     float sum[POSITION_GROUPS];
     for (uint g = 0; g < POSITION_GROUPS; g++) {
@@ -226,21 +250,21 @@ kernel void flash_attn_mat_tq(
 
         // Phase 3: running softmax; scores become weights, which take V's norm along. So does the
         // running maximum: weights stay within f16 whatever the norms are.
+        Norms read = norms;
+        norms = norms_at(params, k_norms, v_norms, base + TILE + position, end, kv_head);
         bool rise = false;
         for (uint g = 0; g < POSITION_GROUPS; g++) {
-            uint i = base + g * BLOCK + position;
-            uint row = row_at(params, i, end, kv_head);
             float s = 0.0f;
             for (uint r = 0; r < ROW_SUBGROUPS; r++) {
-                float norm = k_norms[row * NORMS_PER_POS + r * NORMS_PER_POS / ROW_SUBGROUPS];
+                float norm = read.k[g][r * NORMS_PER_POS / ROW_SUBGROUPS];
                 float dot = sums[(g * ROW_SUBGROUPS + r) * SUMS + head * SUM_PITCH + position];
                 s += dot * decode_scale(norm, params.scale_factor_d512);
             }
-            s = i < end ? soften(s * params.scale, params.softcap) : HIDDEN;
+            s = base + g * BLOCK + position < end ? soften(s * params.scale, params.softcap) : HIDDEN;
             float v_scales[NORMS_PER_POS];
             float largest = LEAST_SCALE;
             for (uint b = 0; b < NORMS_PER_POS; b++) {
-                v_scales[b] = decode_scale(v_norms[row * NORMS_PER_POS + b], params.scale_factor_d512);
+                v_scales[b] = decode_scale(read.v[g][b], params.scale_factor_d512);
                 largest = max(largest, v_scales[b]);
             }
             float highest = s + precise::log(largest);

@@ -316,7 +316,9 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
 const NATIVE: &[(&str, &str, &str)] = &[
     ("flash_attn_mat_tq", "min(position, end - 1u)", "min(position, end)"),
     ("flash_attn_mat_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
-    ("flash_attn_mat_tq", "&weights[block * WEIGHTS]", "&weights[0]"),
+    ("flash_attn_mat_tq", "&weights[own * WEIGHTS]", "&weights[0]"),
+    ("flash_attn_mat_tq", "norms_at(base + TILE + position", "norms_at(base + position"),
+    ("flash_attn_mat_tq", "exp(scores[b] - top[g])", "exp(scores[0] - top[g])"),
     ("flash_attn_mat_tq", "i * ROW_LANES] = decoded[i];", "i] = decoded[i];"),
     ("flash_attn_decode_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_decode_tq", "base + TILE, end, kv_head)", "base, end, kv_head)"),

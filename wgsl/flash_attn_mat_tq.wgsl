@@ -2,8 +2,8 @@
 // on cooperative matrices: K, V, q and the weights in f16, sums in f32.
 //
 // Workgroup (x, y): x = KV head and part of its query heads, y = split of the visible positions. A
-// subgroup owns SUBGROUP_COORDS coordinates of BLOCK positions at a time; the subgroups of a
-// position group share the positions, and the group keeps a running softmax of its own. q and the
+// subgroup owns SUBGROUP_COORDS coordinates of BLOCKS blocks of BLOCK positions at a time; the subgroups
+// of a position group share the positions, and the group keeps a running softmax of its own. q and the
 // weights are exact to 22 bits: row h of a matrix holds the upper half of query head h, row h + HEADS
 // what is left of it, and the rows of the result are added. K and V are rounded to f16 as they are
 // decoded into a subgroup's strip of workgroup memory, STRIP_COORDS coordinates a turn.
@@ -19,10 +19,12 @@ const LANES = HEAD_DIM / COORDS;                 // lanes that read a row
 const SUBGROUP_COORDS = min(HEAD_DIM, 128u);
 const ROW_SUBGROUPS = HEAD_DIM / SUBGROUP_COORDS; // subgroups that share a position
 const POSITION_GROUPS = SUBGROUPS / ROW_SUBGROUPS;
-const TILE = POSITION_GROUPS * BLOCK;            // positions that a workgroup handles at a time
+const GROUP_POSITIONS = BLOCKS * BLOCK;          // positions that a position group handles at a time
+const TILE = POSITION_GROUPS * GROUP_POSITIONS;  // and a workgroup
 const ROW_LANES = SUBGROUP_COORDS / COORDS;      // lanes of a subgroup that read a row
 const LOAD_ROWS = SUBGROUP / ROW_LANES;          // rows that a subgroup reads at a time
-const LOADS = BLOCK / LOAD_ROWS;
+const BLOCK_LOADS = BLOCK / LOAD_ROWS;
+const LOADS = BLOCKS * BLOCK_LOADS;
 const STRIP_COORDS = 64u;                         // columns of a strip
 const TURNS = SUBGROUP_COORDS / STRIP_COORDS;  // in which a subgroup's coordinates pass through it
 const TURN_VECS = COORDS / TURNS / 4u;          // vectors of a lane and row in a strip
@@ -76,9 +78,9 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord], or partials
 
 var<workgroup> strips: array<vec4<f16>, SUBGROUPS * STRIP>;        // [subgroup][position][column / 4]
-var<workgroup> sums: array<vec4<f32>, SUBGROUPS * SUMS>;           // [subgroup][row][column / 4]
-// [position group][block][row][position / 4]
-var<workgroup> weights: array<vec4<f16>, POSITION_GROUPS * NORMS_PER_POS * WEIGHTS>;
+var<workgroup> sums: array<vec4<f32>, SUBGROUPS * BLOCKS * SUMS>;  // [subgroup][block][row][column / 4]
+// [position group][block][norm][row][position / 4]
+var<workgroup> weights: array<vec4<f16>, POSITION_GROUPS * BLOCKS * NORMS_PER_POS * WEIGHTS>;
 var<workgroup> factors: array<f32, POSITION_GROUPS * HEADS>;       // [position group][head]
 var<workgroup> head_sums: array<f32, HEADS>;
 var<workgroup> rises: vec4<u32>;                                   // [subgroup]
@@ -89,10 +91,29 @@ struct Codes {
     v: array<array<u32, V_WORDS>, LOADS>,
 }
 
+// What a thread reads of the norms of a tile: of the positions that it weighs.
+struct Norms {
+    k: array<array<f32, NORMS_PER_POS>, POSITION_GROUPS * BLOCKS>,
+    v: array<array<f32, NORMS_PER_POS>, POSITION_GROUPS * BLOCKS>,
+}
+
 // Row of K and V of a position; rows past the end repeat the last one.
 fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
     let slot = ring_slot(min(position, end - 1u), params.ring_start, params.kv_capacity);
     return kv_head * params.kv_capacity + slot;
+}
+
+// Reads the norms of the tile whose first position that this thread weighs is `position`.
+fn norms_at(position: u32, end: u32, kv_head: u32) -> Norms {
+    var norms = Norms();
+    for (var i = 0u; i < POSITION_GROUPS * BLOCKS; i++) { // unroll
+        let row = row_at(position + i / BLOCKS * GROUP_POSITIONS + i % BLOCKS * BLOCK, end, kv_head);
+        for (var n = 0u; n < NORMS_PER_POS; n++) { // unroll
+            norms.k[i][n] = k_norms[row * NORMS_PER_POS + n];
+            norms.v[i][n] = v_norms[row * NORMS_PER_POS + n];
+        }
+    }
+    return norms;
 }
 
 // Coordinate, of those of a subgroup, of column x of its strip.
@@ -130,30 +151,38 @@ fn main(
     let put = strip + load_row * STRIP_PITCH + lane % ROW_LANES;
 
     // The positions of this split: an equal contiguous part of the visible ones.
-    let first = first_visible(params.kv_seq_len, params.mask_type, params.sliding_window);
+    // The first of them as first_visible has it: naga takes what a function returns for not uniform.
+    let windowed = (params.mask_type == 2u) & (params.sliding_window > 0u) & (params.sliding_window < params.kv_seq_len);
+    let first = select(0u, params.kv_seq_len - params.sliding_window, windowed);
     let span = (params.kv_seq_len - first + params.nwg - 1u) / params.nwg;
     let begin = min(first + split * span, params.kv_seq_len);
     let end = min(begin + span, params.kv_seq_len);
 
+    // A thread weighs one position of one query head in each block of each position group.
+    let head = tid / BLOCK;
+    let position = tid % BLOCK;
+
     // Phase 1: first tile to registers, codebook to workgroup memory, q through the strips to
     // matrices.
     var codes = Codes();
+    var norms = Norms();
     if (begin < end) {
         for (var l = 0u; l < LOADS; l++) { // unroll
-            let row = row_at(begin + position_group * BLOCK + l * LOAD_ROWS + load_row, end, kv_head);
+            let row = row_at(begin + position_group * GROUP_POSITIONS + l * LOAD_ROWS + load_row, end, kv_head);
             codes.k[l] = k_words(row, row_lane);
             codes.v[l] = v_words(row, row_lane);
         }
+        norms = norms_at(begin + position, end, kv_head);
     }
     codebook_fill(tid);
     var query = array<Left, MATRICES>();
     var acc = array<Sum, MATRICES>();
     for (var turn = 0u; turn < TURNS; turn++) { // unroll
         // Two lanes a row.
-        let head = first_head + min(lane / 2u % HEADS, heads - 1u);
+        let q_head = first_head + min(lane / 2u % HEADS, heads - 1u);
         for (var i = 0u; i < STRIP_COORDS / 8u; i++) { // unroll
             let column = (lane % 2u * (STRIP_COORDS / 8u) + i) * 4u;
-            let at = head * HEAD_DIM + row_subgroup * SUBGROUP_COORDS + coordinate(turn, column);
+            let at = q_head * HEAD_DIM + row_subgroup * SUBGROUP_COORDS + coordinate(turn, column);
             let x = part(q[at / 4u], lane / 2u >= HEADS);
             strips[strip + lane / 2u * STRIP_PITCH + column / 4u] = select(vec4(0.0h), x, lane / 2u % HEADS < heads);
         }
@@ -164,138 +193,156 @@ fn main(
         workgroupBarrier();
     }
 
-    // A thread weighs one position of one query head in each position group.
-    let head = tid / BLOCK;
-    let position = tid % BLOCK;
     var top = array<f32, POSITION_GROUPS>(); // running maximum, to within SLACK
     var sum = array<f32, POSITION_GROUPS>();
     for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
         top[g] = NO_SCORE;
     }
 
-    for (var base = begin; base < end; base += TILE) {
-        // Phase 2: scores. A subgroup decodes K and adds up its coordinates; its next codes are read
-        // as soon as their registers are free.
-        var score = Sum();
-        for (var turn = 0u; turn < TURNS; turn++) { // unroll
-            var decoded = array<vec4<f16>, TURN_VECS>();
-            for (var l = 0u; l < LOADS; l++) { // unroll
-                for (var i = 0u; i < TURN_VECS; i++) { // unroll
-                    let bit = 4u * (turn * TURN_VECS + i) * K_BITS;
-                    let words = vec2(codes.k[l][bit / 32u], codes.k[l][min(bit / 32u + 1u, K_WORDS - 1u)]);
-                    let x = vec4<f16>(centroids(words, bit % 32u, K_BITS, 0u));
-                    decoded[i] = x;
+    // A loop with its only exit at the end: drivers then keep what it carries in place.
+    if (begin < end) {
+        var base = begin;
+        loop {
+            // Phase 2: scores. A subgroup decodes K and adds up its coordinates; its next codes are read
+            // as soon as their registers are free.
+            for (var block = 0u; block < BLOCKS; block++) { // unroll
+                var score = Sum();
+                for (var turn = 0u; turn < TURNS; turn++) { // unroll
+                    var decoded = array<vec4<f16>, TURN_VECS>();
+                    for (var l = block * BLOCK_LOADS; l < (block + 1u) * BLOCK_LOADS; l++) { // unroll
+                        for (var i = 0u; i < TURN_VECS; i++) { // unroll
+                            let bit = 4u * (turn * TURN_VECS + i) * K_BITS;
+                            let words = vec2(codes.k[l][bit / 32u], codes.k[l][min(bit / 32u + 1u, K_WORDS - 1u)]);
+                            let x = vec4<f16>(centroids(words, bit % 32u, K_BITS, 0u));
+                            decoded[i] = x;
+                        }
+                        for (var i = 0u; i < TURN_VECS; i++) { // unroll
+                            strips[put + l % BLOCK_LOADS * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = decoded[i];
+                        }
+                    }
+                    if (turn == TURNS - 1u) {
+                        for (var l = block * BLOCK_LOADS; l < (block + 1u) * BLOCK_LOADS; l++) { // unroll
+                            let next = base + TILE + position_group * GROUP_POSITIONS + l * LOAD_ROWS + load_row;
+                            codes.k[l] = k_words(row_at(next, end, kv_head), row_lane);
+                        }
+                    }
+                    subgroupBarrier();
+                    for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
+                        let k = coopLoad<Right>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
+                        score = coopMultiplyAdd(query[turn * TURN_MATRICES + j], k, score);
+                    }
+                    subgroupBarrier();
                 }
-                for (var i = 0u; i < TURN_VECS; i++) { // unroll
-                    strips[put + l * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = decoded[i];
-                }
+                coopStoreT(score, &sums[(subgroup * BLOCKS + block) * SUMS], SUM_PITCH);
             }
-            if (turn == TURNS - 1u) {
-                for (var l = 0u; l < LOADS; l++) { // unroll
-                    let next = base + TILE + position_group * BLOCK + l * LOAD_ROWS + load_row;
-                    codes.k[l] = k_words(row_at(next, end, kv_head), row_lane);
-                }
-            }
-            subgroupBarrier();
-            for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
-                let k = coopLoad<Right>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
-                score = coopMultiplyAdd(query[turn * TURN_MATRICES + j], k, score);
-            }
-            subgroupBarrier();
-        }
-        coopStoreT(score, &sums[subgroup * SUMS], SUM_PITCH);
-        workgroupBarrier();
+            workgroupBarrier();
 
-        // Phase 3: running softmax; scores become weights, which take V's norm along. So does the
-        // running maximum: weights stay within f16 whatever the norms are.
-        var rise = false;
-        for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
-            let i = base + g * BLOCK + position;
-            let row = row_at(i, end, kv_head);
-            var s = 0.0;
-            for (var r = 0u; r < ROW_SUBGROUPS; r++) { // unroll
-                let at = (g * ROW_SUBGROUPS + r) * SUMS + head * SUM_PITCH + position / 4u;
-                let both = sums[at][position % 4u] + sums[at + HEADS * SUM_PITCH][position % 4u];
-                let norm = k_norms[row * NORMS_PER_POS + r * NORMS_PER_POS / ROW_SUBGROUPS];
-                s += both * decode_scale(norm, params.scale_factor_d512);
-            }
-            s = select(HIDDEN, soften(s * params.scale, params.softcap), i < end);
-            var v_scales = array<f32, NORMS_PER_POS>();
-            var largest = LEAST_SCALE;
-            for (var b = 0u; b < NORMS_PER_POS; b++) { // unroll
-                v_scales[b] = decode_scale(v_norms[row * NORMS_PER_POS + b], params.scale_factor_d512);
-                largest = max(largest, v_scales[b]);
-            }
-            var highest = s + log(largest);
-            for (var step = 0u; step < 4u; step++) { // unroll
-                highest = max(highest, subgroupShuffleXor(highest, 1u << step));
-            }
-            var factor = 1.0;
-            if (highest > top[g] + SLACK) {
-                factor = exp(top[g] - highest);
-                top[g] = highest;
-                sum[g] *= factor;
-                rise = true;
-            }
-            if (position == 0u) {
-                factors[g * HEADS + head] = factor;
-            }
-            let weight = exp(s - top[g]);
-            sum[g] += weight;
-            for (var b = 0u; b < NORMS_PER_POS; b++) { // unroll
-                let at = (g * NORMS_PER_POS + b) * WEIGHTS + head * WEIGHT_PITCH + position / 4u;
-                let upper = f16(weight * v_scales[b]);
-                weights[at][position % 4u] = upper;
-                weights[at + HEADS * WEIGHT_PITCH][position % 4u] = f16(weight * v_scales[b] - f32(upper));
-            }
-        }
-        let any_rise = subgroupAny(rise);
-        if (lane == 0u) {
-            rises[subgroup] = u32(any_rise);
-        }
-        if (any(workgroupUniformLoad(&rises) != vec4(0u))) {
-            for (var j = 0u; j < MATRICES; j++) { // unroll
-                coopStoreT(acc[j], &sums[subgroup * SUMS], SUM_PITCH);
-                subgroupBarrier();
-                for (var x = lane; x < BLOCK * BLOCK / 4u; x += SUBGROUP) {
-                    let row = x / (BLOCK / 4u);
-                    let at = subgroup * SUMS + row * SUM_PITCH + x % (BLOCK / 4u);
-                    sums[at] *= factors[position_group * HEADS + row % HEADS];
+            // Phase 3: running softmax; scores become weights, which take V's norm along. So does the
+            // running maximum: weights stay within f16 whatever the norms are.
+            let read = norms;
+            norms = norms_at(base + TILE + position, end, kv_head);
+            var rise = false;
+            for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+                var scores = array<f32, BLOCKS>();
+                var v_scales = array<f32, BLOCKS * NORMS_PER_POS>();
+                var highest = HIDDEN;
+                for (var b = 0u; b < BLOCKS; b++) { // unroll
+                    var s = 0.0;
+                    for (var r = 0u; r < ROW_SUBGROUPS; r++) { // unroll
+                        let at = ((g * ROW_SUBGROUPS + r) * BLOCKS + b) * SUMS + head * SUM_PITCH + position / 4u;
+                        let both = sums[at][position % 4u] + sums[at + HEADS * SUM_PITCH][position % 4u];
+                        let norm = read.k[g * BLOCKS + b][r * NORMS_PER_POS / ROW_SUBGROUPS];
+                        s += both * decode_scale(norm, params.scale_factor_d512);
+                    }
+                    s = select(HIDDEN, soften(s * params.scale, params.softcap), base + g * GROUP_POSITIONS + b * BLOCK + position < end);
+                    scores[b] = s;
+                    var largest = LEAST_SCALE;
+                    for (var n = 0u; n < NORMS_PER_POS; n++) { // unroll
+                        v_scales[b * NORMS_PER_POS + n] = decode_scale(read.v[g * BLOCKS + b][n], params.scale_factor_d512);
+                        largest = max(largest, v_scales[b * NORMS_PER_POS + n]);
+                    }
+                    highest = max(highest, s + log(largest));
                 }
-                subgroupBarrier();
-                acc[j] = coopLoadT<Sum>(&sums[subgroup * SUMS], SUM_PITCH);
-                subgroupBarrier();
+                for (var step = 0u; step < 4u; step++) { // unroll
+                    highest = max(highest, subgroupShuffleXor(highest, 1u << step));
+                }
+                var factor = 1.0;
+                if (highest > top[g] + SLACK) {
+                    factor = exp(top[g] - highest);
+                    top[g] = highest;
+                    sum[g] *= factor;
+                    rise = true;
+                }
+                if (position == 0u) {
+                    factors[g * HEADS + head] = factor;
+                }
+                for (var b = 0u; b < BLOCKS; b++) { // unroll
+                    let weight = exp(scores[b] - top[g]);
+                    sum[g] += weight;
+                    for (var n = 0u; n < NORMS_PER_POS; n++) { // unroll
+                        let at = ((g * BLOCKS + b) * NORMS_PER_POS + n) * WEIGHTS + head * WEIGHT_PITCH + position / 4u;
+                        let whole = weight * v_scales[b * NORMS_PER_POS + n];
+                        let upper = f16(whole);
+                        weights[at][position % 4u] = upper;
+                        weights[at + HEADS * WEIGHT_PITCH][position % 4u] = f16(whole - f32(upper));
+                    }
+                }
             }
-        }
+            let any_rise = subgroupAny(rise);
+            if (lane == 0u) {
+                rises[subgroup] = u32(any_rise);
+            }
+            if (any(workgroupUniformLoad(&rises) != vec4(0u))) {
+                for (var j = 0u; j < MATRICES; j++) { // unroll
+                    coopStoreT(acc[j], &sums[subgroup * BLOCKS * SUMS], SUM_PITCH);
+                    subgroupBarrier();
+                    for (var x = lane; x < BLOCK * BLOCK / 4u; x += SUBGROUP) {
+                        let row = x / (BLOCK / 4u);
+                        let at = subgroup * BLOCKS * SUMS + row * SUM_PITCH + x % (BLOCK / 4u);
+                        sums[at] *= factors[position_group * HEADS + row % HEADS];
+                    }
+                    subgroupBarrier();
+                    acc[j] = coopLoadT<Sum>(&sums[subgroup * BLOCKS * SUMS], SUM_PITCH);
+                    subgroupBarrier();
+                }
+            }
 
-        // Phase 4: add the weighted V rows.
-        let block = position_group * NORMS_PER_POS + row_subgroup * NORMS_PER_POS / ROW_SUBGROUPS;
-        let weighed = coopLoadT<Left>(&weights[block * WEIGHTS], WEIGHT_PITCH);
-        for (var turn = 0u; turn < TURNS; turn++) { // unroll
-            var decoded = array<vec4<f16>, TURN_VECS>();
-            for (var l = 0u; l < LOADS; l++) { // unroll
-                for (var i = 0u; i < TURN_VECS; i++) { // unroll
-                    let bit = 4u * (turn * TURN_VECS + i) * V_BITS;
-                    let words = vec2(codes.v[l][bit / 32u], codes.v[l][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                    let x = vec4<f16>(centroids(words, bit % 32u, V_BITS, V_BASE));
-                    decoded[i] = x;
-                }
-                for (var i = 0u; i < TURN_VECS; i++) { // unroll
-                    strips[put + l * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = decoded[i];
+            // Phase 4: add the weighted V rows.
+            for (var block = 0u; block < BLOCKS; block++) { // unroll
+                let own = (position_group * BLOCKS + block) * NORMS_PER_POS + row_subgroup * NORMS_PER_POS / ROW_SUBGROUPS;
+                let weighed = coopLoadT<Left>(&weights[own * WEIGHTS], WEIGHT_PITCH);
+                for (var turn = 0u; turn < TURNS; turn++) { // unroll
+                    var decoded = array<vec4<f16>, TURN_VECS>();
+                    for (var l = block * BLOCK_LOADS; l < (block + 1u) * BLOCK_LOADS; l++) { // unroll
+                        for (var i = 0u; i < TURN_VECS; i++) { // unroll
+                            let bit = 4u * (turn * TURN_VECS + i) * V_BITS;
+                            let words = vec2(codes.v[l][bit / 32u], codes.v[l][min(bit / 32u + 1u, V_WORDS - 1u)]);
+                            let x = vec4<f16>(centroids(words, bit % 32u, V_BITS, V_BASE));
+                            decoded[i] = x;
+                        }
+                        for (var i = 0u; i < TURN_VECS; i++) { // unroll
+                            strips[put + l % BLOCK_LOADS * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = decoded[i];
+                        }
+                    }
+                    if (turn == TURNS - 1u) {
+                        for (var l = block * BLOCK_LOADS; l < (block + 1u) * BLOCK_LOADS; l++) { // unroll
+                            let next = base + TILE + position_group * GROUP_POSITIONS + l * LOAD_ROWS + load_row;
+                            codes.v[l] = v_words(row_at(next, end, kv_head), row_lane);
+                        }
+                    }
+                    subgroupBarrier();
+                    for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
+                        let v = coopLoadT<Right>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
+                        acc[turn * TURN_MATRICES + j] = coopMultiplyAdd(weighed, v, acc[turn * TURN_MATRICES + j]);
+                    }
+                    subgroupBarrier();
                 }
             }
-            if (turn == TURNS - 1u) {
-                for (var l = 0u; l < LOADS; l++) { // unroll
-                    let next = base + TILE + position_group * BLOCK + l * LOAD_ROWS + load_row;
-                    codes.v[l] = v_words(row_at(next, end, kv_head), row_lane);
-                }
+
+            continuing {
+                base += TILE;
+                break if base >= end;
             }
-            subgroupBarrier();
-            for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
-                let v = coopLoadT<Right>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
-                acc[turn * TURN_MATRICES + j] = coopMultiplyAdd(weighed, v, acc[turn * TURN_MATRICES + j]);
-            }
-            subgroupBarrier();
         }
     }
 
@@ -326,7 +373,7 @@ fn main(
         }
     }
     for (var j = 0u; j < MATRICES; j++) { // unroll
-        coopStoreT(acc[j], &sums[subgroup * SUMS], SUM_PITCH);
+        coopStoreT(acc[j], &sums[subgroup * BLOCKS * SUMS], SUM_PITCH);
         workgroupBarrier();
         for (var x = tid; x < heads * ROW_SUBGROUPS * BLOCK; x += WORKGROUP_SIZE) {
             store(first_head, x / BLOCK / ROW_SUBGROUPS, x / BLOCK % ROW_SUBGROUPS, j, x % BLOCK, split);
@@ -340,7 +387,7 @@ fn main(
 fn store(first_head: u32, h: u32, row_subgroup: u32, j: u32, x: u32, split: u32) {
     var value = 0.0;
     for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
-        let at = (g * ROW_SUBGROUPS + row_subgroup) * SUMS + h * SUM_PITCH + x / 4u;
+        let at = (g * ROW_SUBGROUPS + row_subgroup) * BLOCKS * SUMS + h * SUM_PITCH + x / 4u;
         value += factors[g * HEADS + h] * (sums[at][x % 4u] + sums[at + HEADS * SUM_PITCH][x % 4u]);
     }
     let turn = j / TURN_MATRICES;

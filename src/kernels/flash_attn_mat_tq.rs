@@ -46,12 +46,13 @@ const THREADS: u32 = 128;
 const SUBGROUP: u32 = 32;
 /// Positions of a matrix.
 const BLOCK: u32 = 16;
-/// Workgroups that fill a large device: three on each of 132 multiprocessors, which is what their
-/// registers allow with codes of up to four bits.
-const NARROW_WORKGROUPS: u32 = 396;
-/// The same with wider codes: two.
-const WIDE_WORKGROUPS: u32 = 264;
-/// Fewest positions of a split.
+/// Positions of a WGSL workgroup at a time, where its memory has room for the scores of so many: barriers
+/// and the softmax are waited for once.
+const TILE: u32 = 32;
+/// Workgroups that fill a large device: two on each of 132 multiprocessors, which is what their
+/// registers allow.
+const WORKGROUPS: u32 = 264;
+/// Fewest positions of a split, no fewer than any tile has.
 const SPLIT_POSITIONS: u32 = 64;
 
 /// The attention shape a pipeline is made for.
@@ -97,9 +98,17 @@ impl Problem {
         THREADS / SUBGROUP / (self.codec.head_dim.get() / 128).max(1)
     }
 
+    /// Blocks of a position group's tile.
+    fn blocks(&self, caps: &Caps, language: Language) -> u32 {
+        let wanted = TILE.div_ceil(self.position_groups() * BLOCK);
+        let fits = self.workgroup_bytes(wanted) <= caps.max_workgroup_storage;
+        if language == Language::Wgsl && fits { wanted } else { 1 }
+    }
+
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
         let (group, groups_per_kv) = self.groups()?;
+        let blocks = self.blocks(caps, language);
         let (k, v, head_dim) = (self.k_bits, self.codec.bits, self.codec.head_dim);
         let mut constants = head_dim_constants(head_dim);
         constants.extend(self.f32().codebooks());
@@ -119,6 +128,7 @@ impl Problem {
             };
             pieces.push(pick(k, ["k_words", "k_pairs", "k_vectors"]));
             pieces.push(pick(v, ["v_words", "v_pairs", "v_vectors"]));
+            constants.push(constant("BLOCKS", blocks));
         }
         let plan = Plan {
             contract: &CONTRACT,
@@ -127,7 +137,7 @@ impl Problem {
             constants,
             pieces,
             workgroup_size: THREADS,
-            workgroup_bytes: self.workgroup_bytes(self.f32().levels()),
+            workgroup_bytes: self.workgroup_bytes(blocks),
             subgroups: true,
             matrices: language == Language::Wgsl,
             storage_fence: false,
@@ -145,23 +155,21 @@ impl Problem {
     }
 
     /// Of the WGSL: codebooks, strips, sums, weights, and what is kept of each head.
-    fn workgroup_bytes(&self, levels: u32) -> u32 {
+    fn workgroup_bytes(&self, blocks: u32) -> u32 {
+        let levels = self.f32().levels();
         let (subgroups, groups) = (THREADS / SUBGROUP, self.position_groups());
         let strips = subgroups * BLOCK * (64 / 4 + 2) * 8;
-        let sums = subgroups * BLOCK * (BLOCK / 4 + 1) * 16;
-        let blocks = groups * self.codec.head_dim.norms_per_pos();
-        let weights = blocks * BLOCK * (BLOCK / 4 + 2) * 8;
+        let sums = subgroups * blocks * BLOCK * (BLOCK / 4 + 1) * 16;
+        let weighed = groups * blocks * self.codec.head_dim.norms_per_pos();
+        let weights = weighed * BLOCK * (BLOCK / 4 + 2) * 8;
         strips + sums + weights + 4 * (levels + (groups + 1) * HEADS + subgroups)
     }
 
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32) -> Result<u32> {
         let (_, groups_per_kv) = self.groups()?;
-        let narrow = self.k_bits.max(self.codec.bits) <= Bits::B4;
-        let workgroups = if narrow { NARROW_WORKGROUPS } else { WIDE_WORKGROUPS };
-        let fill = workgroups / self.num_kv_heads.saturating_mul(groups_per_kv).max(1);
-        let fewest = SPLIT_POSITIONS.max(self.position_groups() * BLOCK);
-        Ok(visible.div_ceil(fewest).clamp(1, fill.clamp(1, MAX_SPLITS)))
+        let fill = WORKGROUPS / self.num_kv_heads.saturating_mul(groups_per_kv).max(1);
+        Ok(visible.div_ceil(SPLIT_POSITIONS).clamp(1, fill.clamp(1, MAX_SPLITS)))
     }
 
     /// One dispatch.
