@@ -109,6 +109,25 @@ fn wgtq(arguments: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
+fn what_is_skipped_is_said_with_its_reason() {
+    if off("WGTQ_GPU") {
+        return;
+    }
+    let (code, table, notes) =
+        wgtq(&["parity", "--kernel", "flash_attn_mat_tq", "--every", "90", "--leg", "wgsl"]);
+    if code == 0 {
+        return; // this device has matrices
+    }
+    assert_eq!(code, 2, "{notes}");
+    let line = table.replace("\n    ", " ");
+    let said = "skipped on wgsl: flash_attn_mat_tq: needs the device feature";
+    assert!(line.contains(said) && line.contains("which is not enabled"), "{table}");
+    assert!(table.contains("NOTHING RAN") && !table.contains("FAIL"), "{table}");
+    let widest = table.lines().map(|l| l.chars().count()).max().unwrap();
+    assert!(widest <= 100, "{widest} columns:\n{table}");
+}
+
+#[test]
 fn the_command_writes_a_report_that_its_schema_accepts() {
     if off("WGTQ_GPU") {
         return;

@@ -280,6 +280,13 @@ fn show(report: &Report) {
             leg.reason.as_deref().unwrap_or("no reason known").replace("; ", "\n    ")
         ));
     }
+    for (kernel, reason) in distinct(skipped(report).map(|(kernel, _, reason)| (kernel, reason))) {
+        let legs = distinct(
+            skipped(report).filter(|s| (s.0, s.2) == (kernel, reason)).map(|(_, leg, _)| leg),
+        );
+        let line = format!("skipped on {}: {reason}", legs.join(", "));
+        super::print(&super::wrap(&line, "    "));
+    }
     let counts: Vec<String> = Status::ALL
         .iter()
         .filter(|s| report.summary.count(**s) > 0)
@@ -287,12 +294,20 @@ fn show(report: &Report) {
         .collect();
     let good = report.summary.exit_code() == 0;
     let color = if good { AnsiColor::Green } else { AnsiColor::Red }.on_default().bold();
-    let word = if good { "PASS" } else { "FAIL" };
     super::print(&format!(
-        "\n{color}{word}{color:#}  {} in {:.0} s",
+        "\n{color}{}{color:#}  {} in {:.0} s",
+        report.summary.verdict(),
         counts.join(", "),
         report.timing.total_s
     ));
+}
+
+/// Kernel, leg and reason of what was skipped.
+fn skipped(report: &Report) -> impl Iterator<Item = (&str, &str, &str)> {
+    report.cases.iter().flat_map(|case| {
+        let results = case.results.iter().filter(|r| r.status == Status::Skipped);
+        results.map(|r| (case.kernel.as_str(), r.leg.as_str(), r.reason.as_str()))
+    })
 }
 
 /// A kernel's name on lines of eight characters where words allow it: all kernels beside each other.

@@ -42,7 +42,7 @@ pub fn page(report: &Report) -> String {
          <main>{body}</main>\n{DIALOG}\n\
          <script type=\"application/json\" id=\"data\">{}</script>\n\
          <script>{SCRIPT}</script></body></html>\n",
-        word(&summary),
+        summary.verdict(),
         data::json(&grid)
     )
 }
@@ -63,10 +63,6 @@ fn escape(text: &str) -> String {
         }
     }
     out
-}
-
-const fn word(summary: &Summary) -> &'static str {
-    if summary.exit_code() == 0 { "PASS" } else { "FAIL" }
 }
 
 /// A status by shape, for those who do not see its colour.
@@ -130,7 +126,7 @@ fn verdict(out: &mut String, report: &Report, summary: &Summary) {
     let _ = write!(
         out,
         "<header><h1 class=\"{class}\"><span class=\"verdict\">{}</span> {says}</h1><p class=\"counts\">",
-        word(summary)
+        summary.verdict()
     );
     for status in Status::ALL.into_iter().filter(|&s| summary.count(s) > 0) {
         let count = thousands(summary.count(status));

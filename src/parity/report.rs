@@ -236,6 +236,15 @@ impl Summary {
             0
         }
     }
+
+    /// The exit code in a word or two.
+    pub const fn verdict(&self) -> &'static str {
+        match self.exit_code() {
+            0 => "PASS",
+            2 if self.compile_error + self.runtime_error == 0 => "NOTHING RAN",
+            _ => "FAIL",
+        }
+    }
 }
 
 impl CaseReport {
