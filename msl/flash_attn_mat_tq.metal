@@ -165,16 +165,22 @@ kernel void flash_attn_mat_tq(
     uint begin = min(first + split * span, params.kv_seq_len);
     uint end = min(begin + span, params.kv_seq_len);
 
+    // A thread weighs one position of one query head in each position group.
+    uint head = tid / BLOCK;
+    uint position = tid % BLOCK;
+
     // Phase 1: first tile to registers, codebook to threadgroup memory, q through the strips to
     // matrices.
     uint k_codes[LOADS][K_WORDS];
     uint v_codes[LOADS][V_WORDS];
+    Norms norms = {};
     if (begin < end) {
         for (uint l = 0; l < LOADS; l++) {
             uint row = row_at(params, begin + position_group * BLOCK + l * LOAD_ROWS + load_row, end, kv_head);
             words_at<K_WORDS, K_ROW_WORDS>(k_packed, row, row_lane, k_codes[l]);
             words_at<V_WORDS, V_ROW_WORDS>(v_packed, row, row_lane, v_codes[l]);
         }
+        norms = norms_at(params, k_norms, v_norms, begin + position, end, kv_head);
     }
     codebook_fill(codebook, tid);
     Factor query[MATRICES];
@@ -182,10 +188,10 @@ kernel void flash_attn_mat_tq(
     Sum acc[MATRICES];
     for (uint turn = 0; turn < TURNS; turn++) {
         // Two lanes a row.
-        uint head = first_head + min(lane / 2u % HEADS, heads - 1u);
+        uint q_head = first_head + min(lane / 2u % HEADS, heads - 1u);
         for (uint i = 0; i < STRIP_COORDS / 8u; i++) {
             uint column = (lane % 2u * (STRIP_COORDS / 8u) + i) * 4u;
-            uint at = head * HEAD_DIM + row_subgroup * SUBGROUP_COORDS + coordinate(turn, column);
+            uint at = q_head * HEAD_DIM + row_subgroup * SUBGROUP_COORDS + coordinate(turn, column);
             half4 x = part(q[at / 4u], lane / 2u >= HEADS);
             put_four(strip + lane / 2u * STRIP_PITCH + column, lane / 2u % HEADS < heads ? x : half4(0.0h));
         }
@@ -198,13 +204,6 @@ kernel void flash_attn_mat_tq(
         threadgroup_barrier(mem_flags::mem_threadgroup);
     }
 
-    // A thread weighs one position of one query head in each position group.
-    uint head = tid / BLOCK;
-    uint position = tid % BLOCK;
-    Norms norms = {};
-    if (begin < end) {
-        norms = norms_at(params, k_norms, v_norms, begin + position, end, kv_head);
-    }
     float top[POSITION_GROUPS]; // running maximum, to within SLACK
     float sum[POSITION_GROUPS];
     for (uint g = 0; g < POSITION_GROUPS; g++) {
@@ -263,9 +262,9 @@ kernel void flash_attn_mat_tq(
             s = base + g * BLOCK + position < end ? soften(s * params.scale, params.softcap) : HIDDEN;
             float v_scales[NORMS_PER_POS];
             float largest = LEAST_SCALE;
-            for (uint b = 0; b < NORMS_PER_POS; b++) {
-                v_scales[b] = decode_scale(read.v[g][b], params.scale_factor_d512);
-                largest = max(largest, v_scales[b]);
+            for (uint n = 0; n < NORMS_PER_POS; n++) {
+                v_scales[n] = decode_scale(read.v[g][n], params.scale_factor_d512);
+                largest = max(largest, v_scales[n]);
             }
             float highest = s + precise::log(largest);
             for (ushort step = 1; step < BLOCK; step *= 2) {
@@ -283,11 +282,12 @@ kernel void flash_attn_mat_tq(
             }
             float weight = precise::exp(s - top[g]);
             sum[g] += weight;
-            for (uint b = 0; b < NORMS_PER_POS; b++) {
-                uint at = (g * NORMS_PER_POS + b) * WEIGHTS + head * WEIGHT_PITCH + position;
-                half upper = half(weight * v_scales[b]);
+            for (uint n = 0; n < NORMS_PER_POS; n++) {
+                uint at = (g * NORMS_PER_POS + n) * WEIGHTS + head * WEIGHT_PITCH + position;
+                float whole = weight * v_scales[n];
+                half upper = half(whole);
                 weights[at] = upper;
-                weights[at + HEADS * WEIGHT_PITCH] = half(weight * v_scales[b] - float(upper));
+                weights[at + HEADS * WEIGHT_PITCH] = half(whole - float(upper));
             }
         }
         bool any_rise = simd_any(rise);
