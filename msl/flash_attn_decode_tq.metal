@@ -179,26 +179,38 @@ kernel void flash_attn_decode_tq(
         }
     }
 
-    Running running = nothing_seen(sum_start(exchange_fits(tid, simd_lane)));
-    for (uint base = begin; base < end; base += TILE) {
-        Tile tile = next;
-        if (base + TILE < end) {
-            next = tile_at(cache, tid, base + TILE, end, kv_head);
+    // A second turn only where a score was far above those of the first tile: see shared/attend.h.
+    float start = sum_start(exchange_fits(tid, simd_lane));
+    Running running = nothing_seen(start);
+    bool again = false;
+    for (uint turn = 0; turn == 0u || again; turn++) {
+        if (turn == 1u) {
+            Owned highest = running.owned_highest;
+            running = nothing_seen(start);
+            set_top(tid, simd_lane, highest, running);
+            next = tile_at(cache, tid, begin, end, kv_head);
         }
+        for (uint base = begin; base < end; base += TILE) {
+            Tile tile = next;
+            if (base + TILE < end) {
+                next = tile_at(cache, tid, base + TILE, end, kv_head);
+            }
 
-        // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
-        Scores scores = lane_scores(codebook, tile, query);
-        Owned owned = scaled_sums(tile, block_sums(tid, scores), params.scale, params.scale_factor_d512);
-        owned = visible_scores(tid, base, end, row_sums(owned), params.softcap);
+            // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
+            Scores scores = lane_scores(codebook, tile, query);
+            Owned owned = scaled_sums(tile, block_sums(tid, scores), params.scale, params.scale_factor_d512);
+            owned = visible_scores(tid, base, end, row_sums(owned), params.softcap);
 
-        // Phase 3: running softmax; scores become weights.
-        if (some_rise(owned, running.owned_top)) {
-            rescale(tid, simd_lane, owned, running);
+            // Phase 3: scores become weights.
+            if (turn == 0u && base == begin) {
+                set_top(tid, simd_lane, owned, running);
+            }
+            owned = weigh(tile, owned, running, params.scale_factor_d512);
+
+            // Phase 4: add the weighted V rows.
+            add_rows(codebook, simd_lane, tile, owned, running);
         }
-        owned = weigh(tile, owned, running, params.scale_factor_d512);
-
-        // Phase 4: add the weighted V rows.
-        add_rows(codebook, simd_lane, tile, owned, running);
+        again = turn == 0u && some_rise(running);
     }
 
     // Phase 5: merge the row groups, MERGE_HEADS query heads at a time; store the partials.

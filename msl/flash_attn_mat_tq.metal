@@ -44,6 +44,10 @@ constant constexpr uint WEIGHTS = 2u * HEADS * WEIGHT_PITCH;
 constant constexpr float HIDDEN = -3.0e38f;      // score of a row past the end: far under any running maximum
 constant constexpr float LEAST_SCALE = 1.0e-20f; // of a V row, as far as the running maximum is concerned
 
+// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
+// is far from what f16 can hold, and rescaling is rare.
+constant constexpr float SLACK = 8.0f;
+
 typedef simdgroup_matrix<half, 8, 8> Factor;
 typedef simdgroup_matrix<float, 8, 8> Sum;
 

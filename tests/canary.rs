@@ -186,7 +186,15 @@ const MUTATIONS: &[(&str, &str, &str)] = &[
     ("flash_attn_vec_tq", "query[h * VECS + i] = q[", "query[h * VECS] = q["),
     ("flash_attn_vec_tq", "min(position, end - 1u)", "min(position, end)"),
     ("flash_attn_vec_tq", "base + TILE, end, kv_head)", "base, end, kv_head)"),
-    ("flash_attn_vec_tq", "rescale(in, owned, &running);", ""),
+    ("flash_attn_vec_tq", "turn == 0u && base == begin", "turn == 0u && base != begin"),
+    ("flash_attn_vec_tq", "again = some_rise(in, &running);", ""),
+    ("flash_attn_vec_tq", "set_top(in, highest, &running);", ""),
+    ("flash_attn_vec_tq", "running = nothing_seen(start);", ""),
+    (
+        "flash_attn_vec_tq",
+        "&running);\n                next = tile_at(tid, begin, end, kv_head);",
+        "&running);",
+    ),
     (
         "flash_attn_vec_tq",
         "min(begin + span, params.kv_seq_len)",
@@ -254,6 +262,15 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
         score_sigma: 2.0,
         seed: 6,
     };
+    // With scores far above those of the first tile; many heads, some of which have their largest there.
+    let peaked = parity::flash_attn_vec_tq::Case {
+        num_heads: 48,
+        num_kv_heads: 24,
+        kv_seq_len: 300,
+        kv_capacity: 320,
+        score_sigma: 40.0,
+        ..attention
+    };
     let outcome = match stem {
         "fwht" => parity::fwht::Case {
             head_dim: HeadDim::ALL[1],
@@ -291,7 +308,10 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
             seed: 3,
         }
         .run(leg),
-        "flash_attn_vec_tq" => attention.run(leg),
+        "flash_attn_vec_tq" => attention.run(leg).and_then(|outcome| match outcome.pass() {
+            true => peaked.run(leg),
+            false => Ok(outcome),
+        }),
         "flash_attn_vec" => parity::flash_attn_vec::Case {
             shape: attention,
             kv_type: wgtq::kernels::flash_attn_vec::KvType::F32,
@@ -322,6 +342,7 @@ const NATIVE: &[(&str, &str, &str)] = &[
     ("flash_attn_mat_tq", "i * ROW_LANES] = decoded[i];", "i] = decoded[i];"),
     ("flash_attn_decode_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_decode_tq", "base + TILE, end, kv_head)", "base, end, kv_head)"),
+    ("flash_attn_decode_tq", "again = some_rise(in, &running);", ""),
     ("flash_attn_decode_tq", "t)), INV_SQRT_HEAD_DIM", "t)), 1.0001 * INV_SQRT_HEAD_DIM"),
     ("flash_attn_decode_tq", "if (SIGN_AFTER)", "if (false)"),
     ("flash_attn_decode_tq", "pass_wide(get_wide(row, t))", "get_wide(row, t)"),
@@ -363,11 +384,15 @@ fn native(stem: &str) -> (Vec<Box<dyn parity::Case>>, &'static str) {
         "flash_attn_decode_tq" => {
             let base = base(HeadDim::ALL[3]);
             let codec = Codec { rotation: Rotation::Srht, ..base.codec };
-            let of = |nwg, after| {
-                let shape = Shape { codec, score_sigma: 4.0, nwg, ..base };
+            let shape = Shape { codec, score_sigma: 4.0, ..base };
+            let peaked = Shape { kv_seq_len: 1000, kv_capacity: 1024, score_sigma: 40.0, ..shape };
+            let of = |shape, after| -> Box<dyn parity::Case> {
                 Box::new(parity::flash_attn_decode_tq::Case { shape, after })
             };
-            (vec![of(1, None), of(3, Some(3)), of(33, None)], "storage barrier")
+            let with = |nwg| Shape { nwg, ..shape };
+            let cases =
+                vec![of(with(1), None), of(with(3), Some(3)), of(with(33), None), of(peaked, None)];
+            (cases, "storage barrier")
         }
         other => panic!("no case for {other}"),
     }

@@ -50,6 +50,10 @@ const WEIGHTS = BLOCK * WEIGHT_PITCH;
 const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
 const LEAST_SCALE = 1.0e-20; // of a V row, as far as the running maximum is concerned
 
+// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
+// is far from what f16 can hold, and rescaling is rare.
+const SLACK = 8.0;
+
 alias Left = coop_mat16x16<f16, A>;
 alias Right = coop_mat16x16<f16, B>;
 alias Sum = coop_mat16x16<f32, C>;

@@ -71,52 +71,71 @@ fn main(
         workgroupBarrier();
     }
 
-    var running = nothing_seen(sum_start(exchange_fits(in)));
-    // A loop with its only exit at the end: drivers then keep what it carries in place.
-    if (begin < end) {
-        var base = begin;
-        loop {
-            var tile = next;
-            if (base + TILE < end) {
-                next = tile_at(tid, base + TILE, end, kv_head);
+    // A second turn only where a score was far above those of the first tile: see shared/attend.wgsl.
+    // Written out, so that drivers have a loop for each and the first carries nothing to the second. The
+    // loop has its only exit at the end: drivers then keep what it carries in place.
+    let start = sum_start(exchange_fits(in));
+    var running = nothing_seen(start);
+    var again = false;
+    for (var turn = 0u; turn < 2u; turn++) { // unroll
+        if (begin < end && (turn == 0u || again)) {
+            if (turn == 1u) {
+                let highest = running.owned_highest;
+                running = nothing_seen(start);
+                set_top(in, highest, &running);
+                next = tile_at(tid, begin, end, kv_head);
             }
+            var base = begin;
+            loop {
+                var tile = next;
+                if (base + TILE < end) {
+                    next = tile_at(tid, base + TILE, end, kv_head);
+                }
 
-            // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
-            let scores = lane_scores(tid, &tile, &query);
-            scores_put(in, scores);
-            if (EXCHANGE_BARRIER) {
-                workgroupBarrier();
-            }
-            var owned = scaled_sums(&tile, block_sums(in, scores));
-            if (NORMS_PER_POS > 1u) {
-                owned_put(in, BLOCKS_ROUND, owned);
-                if (EXCHANGE_BARRIER) {
+                // Phase 2: scores. Each lane adds up its coordinates, owners the lanes.
+                let scores = lane_scores(tid, &tile, &query);
+                scores_put(in, scores);
+                for (var b = 0u; b < EXCHANGE_BARRIERS; b++) { // unroll
                     workgroupBarrier();
                 }
-                owned = row_sums(in, owned);
-            }
-            owned = visible_scores(tid, base, end, owned);
+                var owned = scaled_sums(&tile, block_sums(in, scores));
+                if (NORMS_PER_POS > 1u) {
+                    owned_put(in, BLOCKS_ROUND, owned);
+                    for (var b = 0u; b < EXCHANGE_BARRIERS; b++) { // unroll
+                        workgroupBarrier();
+                    }
+                    owned = row_sums(in, owned);
+                }
+                owned = visible_scores(tid, base, end, owned);
 
-            // Phase 3: running softmax; scores become weights.
-            owned_put(in, MAXIMA_ROUND, owned);
-            if (EXCHANGE_BARRIER) {
-                workgroupBarrier();
-            }
-            if (some_rise(in, owned, running.owned_top, running.top)) {
-                rescale(in, owned, &running);
-            }
-            owned = weigh(&tile, owned, &running);
-            owned_put(in, WEIGHTS_ROUND, owned);
-            if (EXCHANGE_BARRIER) {
-                workgroupBarrier();
-            }
+                // Phase 3: scores become weights.
+                if (turn == 0u && base == begin) {
+                    owned_put(in, MAXIMA_ROUND, owned);
+                    for (var b = 0u; b < EXCHANGE_BARRIERS; b++) { // unroll
+                        workgroupBarrier();
+                    }
+                    set_top(in, owned, &running);
+                }
+                owned = weigh(&tile, owned, &running);
+                owned_put(in, WEIGHTS_ROUND, owned);
+                for (var b = 0u; b < EXCHANGE_BARRIERS; b++) { // unroll
+                    workgroupBarrier();
+                }
 
-            // Phase 4: add the weighted V rows.
-            add_rows(in, &tile, owned, &running);
+                // Phase 4: add the weighted V rows.
+                add_rows(in, &tile, owned, &running);
 
-            continuing {
-                base += TILE;
-                break if base >= end;
+                continuing {
+                    base += TILE;
+                    break if base >= end;
+                }
+            }
+            if (turn == 0u) {
+                owned_put(in, MAXIMA_ROUND, running.owned_highest);
+                for (var b = 0u; b < EXCHANGE_BARRIERS; b++) { // unroll
+                    workgroupBarrier();
+                }
+                again = some_rise(in, &running);
             }
         }
     }

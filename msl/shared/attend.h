@@ -3,6 +3,9 @@
 //
 // The entry point has the parameters, the buffers and the barriers; see shared/attention.h for row
 // groups. Each handles ROWS positions at a time, a tile, and reads the next one before it computes.
+// Weights are relative to the largest scores of the first tile, so that nothing in the loop rescales
+// accumulators; where a later score is more than SLACK above, all is done in a second turn, relative to
+// the largest scores of all.
 
 constant constexpr uint K_LANE_BITS = COORDS * K_BITS;
 constant constexpr uint V_LANE_BITS = COORDS * V_BITS;
@@ -14,6 +17,10 @@ constant constexpr uint TILE = ROW_GROUPS * ROWS; // positions that a threadgrou
 
 constant constexpr float HIDDEN = -3.0e38f; // score of a row past the end: far under any running maximum
 
+// How far a score may be above what its weight is relative to: exp of it, times as many positions and
+// values as there may be, is far from overflow, and few contexts have such a score.
+constant constexpr float SLACK = 32.0f;
+
 // What a lane reads of a tile.
 struct Tile {
     uint k[ROWS][K_WORDS];
@@ -24,8 +31,9 @@ struct Tile {
 
 // What a lane carries from tile to tile.
 struct Running {
-    float top[GROUP]; // running maximum, to within SLACK
-    Owned owned_top;  // the same of the owned scores' heads
+    float top[GROUP];    // what weights are relative to: the maximum, to within SLACK
+    Owned owned_top;     // the same of the owned scores' heads
+    Owned owned_highest; // largest score
     Owned owned_sum;
     float4 acc[GROUP * VECS];
 };
@@ -115,6 +123,7 @@ inline Running nothing_seen(float start) {
     }
     for (uint j = 0; j < OWNED; j++) {
         running.owned_top.x[j] = NO_SCORE;
+        running.owned_highest.x[j] = NO_SCORE;
         running.owned_sum.x[j] = start;
     }
     return running;
@@ -155,6 +164,28 @@ inline Owned visible_scores(uint tid, uint base, uint end, Owned owned, float so
     return owned;
 }
 
+// Makes weights relative to the largest of these scores.
+inline void set_top(uint tid, uint simd_lane, Owned owned, thread Running &running) {
+    Heads maxima = head_maxima(simd_lane, owned);
+    for (uint h = 0; h < GROUP; h++) {
+        running.top[h] = max(NO_SCORE, maxima.x[h]);
+        for (uint j = 0; j < OWNED; j++) {
+            if ((j * OWNERS + tid % LANES % OWNERS) % GROUP_PAD == h) {
+                running.owned_top.x[j] = running.top[h];
+            }
+        }
+    }
+}
+
+// Whether an owned score of the simdgroup was more than SLACK above what its weight is relative to.
+inline bool some_rise(thread const Running &running) {
+    bool rises = false;
+    for (uint j = 0; j < OWNED; j++) {
+        rises = rises || running.owned_highest.x[j] > running.owned_top.x[j] + SLACK;
+    }
+    return simd_any(rises);
+}
+
 // Brings what was summed up to other maxima.
 inline void rescale_to(uint tid, Heads tops, thread Running &running) {
     for (uint h = 0; h < GROUP; h++) {
@@ -172,18 +203,10 @@ inline void rescale_to(uint tid, Heads tops, thread Running &running) {
     }
 }
 
-// Brings what was summed up to the running maximum of the largest scores.
-inline void rescale(uint tid, uint simd_lane, Owned owned, thread Running &running) {
-    Heads maxima = head_maxima(simd_lane, owned);
-    for (uint h = 0; h < GROUP; h++) {
-        maxima.x[h] = max(running.top[h], maxima.x[h]);
-    }
-    rescale_to(tid, maxima, running);
-}
-
 // Weights of the owned scores, added to their sums; they take V's norm along.
 inline Owned weigh(thread const Tile &tile, Owned owned, thread Running &running, float scale_factor_d512) {
     for (uint j = 0; j < OWNED; j++) {
+        running.owned_highest.x[j] = max(running.owned_highest.x[j], owned.x[j]);
         float weight = precise::exp(owned.x[j] - running.owned_top.x[j]);
         running.owned_sum.x[j] += weight;
         float kept = weight < WEIGHT_FLOOR ? 0.0f : weight;

@@ -61,15 +61,6 @@ inline float score_get(uint simd_lane, Owned owned, uint v) {
     return simd_shuffle(owned.x[v / OWNERS], ushort(simd_lane / OWNERS * OWNERS + v % OWNERS));
 }
 
-// Whether an owned score of the simdgroup is more than SLACK above its head's running maximum.
-inline bool some_rise(Owned owned, Owned owned_top) {
-    bool rises = false;
-    for (uint j = 0; j < OWNED; j++) {
-        rises = rises || owned.x[j] > owned_top.x[j] + SLACK;
-    }
-    return simd_any(rises);
-}
-
 // Largest score of each query head.
 inline Heads head_maxima(uint simd_lane, Owned owned) {
     for (uint j = HEADS_OWNED; j < OWNED; j++) {

@@ -1,11 +1,7 @@
 // What every attention kernel computes alike: which positions are visible, where they lie, the
 // softcap, and the layout of partials.
 
-constant constexpr float NO_SCORE = -1.7014118e38f; // running maximum before anything was seen: -FLT_MAX / 2
-
-// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
-// is far from overflow, and rescaling is rare.
-constant constexpr float SLACK = 8.0f;
+constant constexpr float NO_SCORE = -1.7014118e38f; // maximum before anything was seen: -FLT_MAX / 2
 
 // First visible chronological position.
 inline uint first_visible(uint n, uint mask_type, uint sliding_window) {

@@ -122,10 +122,10 @@ impl Problem {
     /// The same for any context. With a `weight_floor` rows of V that no query head of the workgroup gives a weight of at least
     /// `weight_floor`, at most 1, are not decoded, and smaller weights count as none; 0 skips nothing.
     ///
-    /// A weight is `exp(score - M)`, M the largest score that the row group has seen by then or up
-    /// to 8 under it. So what is left out weighs less than `weight_floor` against the largest
-    /// score of all, and moves a coordinate by at most `sum(weight * |v|) / S` over weights below
-    /// the floor. The sum S stays complete.
+    /// A weight is `exp(score - M)`, M the largest score of all that the row group sees or up to 32
+    /// under it. So what is left out weighs less than `weight_floor` against the largest score of
+    /// all, and moves a coordinate by at most `sum(weight * |v|) / S` over weights below the floor.
+    /// The sum S stays complete.
     pub fn plan_for(
         &self,
         context: Context,

@@ -226,7 +226,8 @@ impl RowGroups {
     /// Workgroup memory of the packed kernel but for its codebooks.
     pub fn packed_bytes(&self, shape: Shape) -> u32 {
         let (scores, owned) = self.scores(shape);
-        let exchange = if self.subgroups { 0 } else { (scores + 3 * owned) * self.threads };
+        let rises = self.threads / self.lanes;
+        let exchange = if self.subgroups { 0 } else { (scores + 3 * owned) * self.threads + rises };
         let sums = self.merge_groups() * scores;
         self.merge_bytes(shape) + 4 * (self.weight_floats() + sums + exchange)
     }

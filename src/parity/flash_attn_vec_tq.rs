@@ -150,6 +150,8 @@ pub fn shapes() -> Vec<Case> {
         }));
         shapes.extend([2, 16, 256].map(|nwg| Case { nwg, ..base }));
         shapes.push(Case { score_sigma: 16.0, nwg: 4, ..base });
+        // Scores more than 88 apart: their weights overflow unless they are relative to the largest.
+        shapes.push(Case { score_sigma: 40.0, kv_seq_len: 1000, kv_capacity: 1024, ..base });
         shapes.push(Case { kv_seq_len: 0, ..base });
     }
     let ratio = |g: u32| Case { num_heads: 2 * g, ..base(HeadDim::ALL[1]) };

@@ -3,7 +3,9 @@
 //
 // The entry point has the parameters, row_at, the bindings and the barriers; see shared/attention.wgsl
 // for row groups. Each handles ROWS positions at a time, a tile, and reads the next one before it
-// computes. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; look_up_plain or
+// computes. Weights are relative to the largest scores of the first tile, so that nothing in the loop
+// rescales accumulators, for which drivers move registers about; where a later score is more than SLACK
+// above, all is done in a second turn, relative to the largest scores of all. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; look_up_plain or
 // look_up_table turn them into centroids.
 
 const K_LANE_BITS = COORDS * K_BITS;
@@ -33,6 +35,10 @@ const EXCHANGE_ROUNDS = 3u;
 const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
 const SUM_ROWS = ROWS;  // sums of a query head that a row group hands to the merge
 
+// How far a score may be above what its weight is relative to: exp of it, times as many positions and
+// values as there may be, is far from overflow, and few contexts have such a score.
+const SLACK = 32.0;
+
 // What a lane reads of a tile.
 struct Tile {
     k: array<array<u32, K_WORDS>, ROWS>,
@@ -43,8 +49,9 @@ struct Tile {
 
 // What a lane carries from tile to tile.
 struct Running {
-    top: array<f32, GROUP_PAD>,    // running maximum, to within SLACK
-    owned_top: array<f32, OWNED>,  // the same of the owned scores' heads
+    top: array<f32, GROUP_PAD>,      // what weights are relative to: the maximum, to within SLACK
+    owned_top: array<f32, OWNED>,    // the same of the owned scores' heads
+    owned_highest: array<f32, OWNED>, // largest score
     owned_sum: array<f32, OWNED>,
     acc: array<vec4<f32>, GROUP * VECS>,
 }
@@ -84,6 +91,7 @@ fn nothing_seen(start: f32) -> Running {
     }
     for (var j = 0u; j < OWNED; j++) { // unroll
         running.owned_top[j] = NO_SCORE;
+        running.owned_highest[j] = NO_SCORE;
         running.owned_sum[j] = start;
     }
     return running;
@@ -129,13 +137,17 @@ fn visible_scores(tid: u32, base: u32, end: u32, scores: array<f32, OWNED>) -> a
     return owned;
 }
 
-// Brings what was summed up to the running maximum of the largest scores.
-fn rescale(in: Invocation, owned: array<f32, OWNED>, running: ptr<function, Running>) {
+// Makes weights relative to the largest of these scores.
+fn set_top(in: Invocation, owned: array<f32, OWNED>, running: ptr<function, Running>) {
     var maxima = head_maxima(in, owned);
     for (var h = 0u; h < GROUP; h++) { // unroll
-        maxima[h] = max((*running).top[h], maxima[h]);
+        (*running).top[h] = max(NO_SCORE, maxima[h]);
+        for (var j = 0u; j < OWNED; j++) { // unroll
+            if ((j * OWNERS + in.tid % LANES % OWNERS) % GROUP_PAD == h) {
+                (*running).owned_top[j] = (*running).top[h];
+            }
+        }
     }
-    rescale_to(in, maxima, running);
 }
 
 // Brings what was summed up to other maxima.
@@ -164,6 +176,7 @@ fn weigh(
 ) -> array<f32, OWNED> {
     var owned = scores;
     for (var j = 0u; j < OWNED; j++) { // unroll
+        (*running).owned_highest[j] = max((*running).owned_highest[j], owned[j]);
         let weight = exp(owned[j] - (*running).owned_top[j]);
         (*running).owned_sum[j] += weight;
         let kept = select(weight, 0.0, weight < WEIGHT_FLOOR);

@@ -5,7 +5,7 @@
 // Needs LANES * JOINED <= subgroup size, and lanes that follow each other in the workgroup to follow each
 // other in the subgroup.
 
-const EXCHANGE_BARRIER = false; // what was put is there at once
+const EXCHANGE_BARRIERS = 0u; // what was put is there at once
 
 struct Invocation {
     tid: u32,
@@ -68,18 +68,11 @@ fn row_sums(in: Invocation, owned: array<f32, OWNED>) -> array<f32, OWNED> {
     return x;
 }
 
-// Whether an owned score of the subgroup is more than SLACK above its head's running maximum.
-fn some_rise(
-    in: Invocation,
-    owned: array<f32, OWNED>,
-    owned_top: array<f32, OWNED>,
-    top: array<f32, GROUP_PAD>,
-) -> bool {
-    var x = owned;
-    var tops = owned_top;
+// Whether an owned score of the subgroup was more than SLACK above what its weight is relative to.
+fn some_rise(in: Invocation, running: ptr<function, Running>) -> bool {
     var rises = false;
     for (var j = 0u; j < OWNED; j++) { // unroll
-        rises = rises || x[j] > tops[j] + SLACK;
+        rises = rises || (*running).owned_highest[j] > (*running).owned_top[j] + SLACK;
     }
     return subgroupAny(rises);
 }

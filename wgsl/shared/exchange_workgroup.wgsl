@@ -5,7 +5,7 @@
 // The entry point puts the barriers; a constant tells it to. Every put has memory of its own, so
 // one barrier after each is enough.
 
-const EXCHANGE_BARRIER = true; // between a put and what reads it
+const EXCHANGE_BARRIERS = 1u; // between a put and what reads it
 
 struct Invocation {
     tid: u32,
@@ -17,6 +17,7 @@ fn invocation(tid: u32) -> Invocation {
 
 var<workgroup> exchanged_scores: array<f32, SCORES * WORKGROUP_SIZE>;
 var<workgroup> exchanged_owned: array<f32, EXCHANGE_ROUNDS * OWNED * WORKGROUP_SIZE>;
+var<workgroup> exchanged_rises: array<u32, ROW_GROUPS>;
 
 fn exchange_fits(in: Invocation) -> bool {
     return true;
@@ -78,20 +79,23 @@ fn head_maxima(in: Invocation, owned: array<f32, OWNED>) -> array<f32, GROUP_PAD
     return maxima;
 }
 
-// Whether a score of the row group is more than SLACK above its head's running maximum.
-fn some_rise(
-    in: Invocation,
-    owned: array<f32, OWNED>,
-    owned_top: array<f32, OWNED>,
-    top: array<f32, GROUP_PAD>,
-) -> bool {
-    var maxima = head_maxima(in, owned);
-    var tops = top;
+// Whether a score of the workgroup, the largest of which were put, was more than SLACK above what its
+// weight is relative to. Every thread gets the same answer, since there are barriers in what follows.
+fn some_rise(in: Invocation, running: ptr<function, Running>) -> bool {
+    var maxima = head_maxima(in, (*running).owned_highest);
     var rises = false;
     for (var h = 0u; h < GROUP; h++) { // unroll
-        rises = rises || maxima[h] > tops[h] + SLACK;
+        rises = rises || maxima[h] > (*running).top[h] + SLACK;
     }
-    return rises;
+    if (in.tid % LANES == 0u) {
+        exchanged_rises[in.tid / LANES] = u32(rises);
+    }
+    var all = workgroupUniformLoad(&exchanged_rises);
+    var some = 0u;
+    for (var g = 0u; g < ROW_GROUPS; g++) { // unroll
+        some |= all[g];
+    }
+    return some != 0u;
 }
 
 // Weight v, from the lane of the same block that owns it.

@@ -1,11 +1,7 @@
 // What every attention kernel computes alike: which positions are visible, where they lie, the
 // softcap, and the layout of partials.
 
-const NO_SCORE = -1.7014118e38; // running maximum before anything was seen: -FLT_MAX / 2
-
-// How far a score may rise above the running maximum before accumulators are rescaled: exp of it
-// is far from overflow, and rescaling is rare.
-const SLACK = 8.0;
+const NO_SCORE = -1.7014118e38; // maximum before anything was seen: -FLT_MAX / 2
 
 // First visible chronological position.
 fn first_visible(n: u32, mask_type: u32, sliding_window: u32) -> u32 {
