@@ -65,11 +65,11 @@ fn main(
         }
     }
     codebook_fill(tid);
-    workgroupBarrier();
-    if (LOOK_UP_TABLE) {
-        look_up_fill(tid);
+    for (var b = 0u; b < FILL_BARRIERS; b++) { // unroll
         workgroupBarrier();
     }
+    look_up_fill(tid);
+    workgroupBarrier();
 
     // A second turn only where a score was far above those of the first tile: see shared/attend.wgsl.
     // Written out, so that drivers have a loop for each and the first carries nothing to the second. The

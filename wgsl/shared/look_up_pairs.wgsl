@@ -9,12 +9,24 @@ const MERGE_PAIRS = 2u * MERGE_VECTORS;
 
 var<workgroup> pairs: array<array<vec2<f32>, COPIES>, max(PAIRS, (MERGE_PAIRS + COPIES - 1u) / COPIES)>;
 
+const FILL_BARRIERS = 0u; // the table comes from constants
+const LEVELS = 1u << TABLE_BITS;
+const FILL_FIRSTS = min(LEVELS, WORKGROUP_SIZE / COPIES); // first codes of pairs filled at a time
+const FILL_SECONDS = WORKGROUP_SIZE / COPIES / FILL_FIRSTS; // and second ones
+
+// A thread keeps its first centroid, found by selects as in codebook_fill; the second is a constant.
 fn look_up_fill(tid: u32) {
-    for (var start = 0u; start < PAIRS; start += WORKGROUP_SIZE / COPIES) { // unroll
-        let pair = start + tid / COPIES;
-        let first = codebook[table_base() + pair % (1u << TABLE_BITS)];
-        let second = codebook[table_base() + (pair >> TABLE_BITS)];
-        pairs[pair][tid % COPIES] = vec2(first, second);
+    for (var start = 0u; start < LEVELS; start += FILL_FIRSTS) { // unroll
+        let first = start + tid / COPIES % FILL_FIRSTS;
+        var value = CODEBOOK[TABLE_BASE];
+        for (var i = 1u; i < LEVELS; i++) { // unroll
+            value = select(value, CODEBOOK[TABLE_BASE + i], first == i);
+        }
+        for (var second = 0u; second < LEVELS; second++) { // unroll
+            if (second % FILL_SECONDS == tid / COPIES / FILL_FIRSTS) {
+                pairs[second * LEVELS + first][tid % COPIES] = vec2(value, CODEBOOK[TABLE_BASE + second]);
+            }
+        }
     }
 }
 

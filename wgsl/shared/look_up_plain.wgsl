@@ -1,6 +1,7 @@
 // Centroids of K and V by the codebooks as they are.
 
 const LOOK_UP_TABLE = false; // nothing to fill
+const FILL_BARRIERS = 0u;
 
 fn look_up_fill(tid: u32) {
 }

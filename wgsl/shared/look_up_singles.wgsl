@@ -10,10 +10,12 @@ const MERGE_SINGLES = 4u * MERGE_VECTORS;
 
 var<workgroup> singles: array<array<f32, COPIES>, max(SINGLES, (MERGE_SINGLES + COPIES - 1u) / COPIES)>;
 
+const FILL_BARRIERS = 1u; // the table comes from the codebook
+
 fn look_up_fill(tid: u32) {
     for (var start = 0u; start < SINGLES; start += WORKGROUP_SIZE / COPIES) { // unroll
         let code = start + tid / COPIES;
-        singles[code][tid % COPIES] = codebook[table_base() + code];
+        singles[code][tid % COPIES] = codebook[TABLE_BASE + code];
     }
 }
 

@@ -1,14 +1,11 @@
 // Centroids of K and V from the table of look_up_pairs or look_up_singles. A width that is not TABLE_BITS
 // is looked up in its codebook.
 //
-// Call look_up_fill from every thread between two barriers, after codebook_fill.
+// Call look_up_fill from every thread, before a barrier; after codebook_fill, and FILL_BARRIERS in between.
 
 const LOOK_UP_TABLE = true;
 
-// Where the codebook of TABLE_BITS is.
-fn table_base() -> u32 {
-    return select(V_BASE, 0u, K_BITS == TABLE_BITS);
-}
+const TABLE_BASE = select(V_BASE, 0u, K_BITS == TABLE_BITS); // where the codebook of TABLE_BITS is
 
 // Centroids of the four codes that start at bit `at` of two words.
 fn k_centroids(words: vec2<u32>, at: u32, tid: u32) -> vec4<f32> {
