@@ -1,5 +1,5 @@
-// Decode attention of one query token over packed K and V in one dispatch: q and the output are in
-// the natural basis, and splits are merged here.
+// Decode attention of one query token over packed K and V in one dispatch: splits are merged here, and
+// q and the output are in the natural basis unless ROTATED.
 //
 // Threadgroup (x, y): column x = KV head and part of its query heads, y = split of the visible
 // positions. Each rotates the GROUP query heads that share its read of K and V. Of a column, the
@@ -11,7 +11,7 @@
 // Contract: src/kernels/flash_attn_decode_tq.rs. Oracle: src/oracle/flash_attn_decode_tq.rs.
 
 constant constexpr uint HEAD_VECS = HEAD_DIM / 4u;
-constant constexpr uint SPLITS_AT_ONCE = 8u; // that a thread has in flight
+constant constexpr uint SPLITS_AT_ONCE = 16u; // that a thread has in flight
 
 struct Params {
     uint n_heads;
@@ -89,8 +89,8 @@ inline float2 pair_of(float2 seen, bool exists) {
     return !exists || seen.x == 0.0f ? float2(0.0f, NO_SCORE) : seen;
 }
 
-// Puts vector f of the merged splits of query head `head + row` into row `row` of the exchange.
-inline void merge_splits(Scratch scratch, threadgroup float *exchange, uint row, uint f, uint head) {
+// Vector f of the merged splits of a query head.
+inline float4 merged_splits(Scratch scratch, uint head, uint f) {
     float top = NO_SCORE;
     float sum = 0.0f;
     float4 acc = float4(0.0f);
@@ -98,7 +98,7 @@ inline void merge_splits(Scratch scratch, threadgroup float *exchange, uint row,
         float2 pairs[SPLITS_AT_ONCE];
         float4 parts[SPLITS_AT_ONCE];
         for (uint j = 0; j < SPLITS_AT_ONCE; j++) {
-            uint at = partials_at(scratch, head + row, min(w + j, scratch.nwg - 1u));
+            uint at = partials_at(scratch, head, min(w + j, scratch.nwg - 1u));
             float4 pair = scratch.partials[at + HEAD_VECS];
             pairs[j] = pair_of(pair.xy, w + j < scratch.nwg);
             parts[j] = scratch.partials[at + f];
@@ -116,20 +116,24 @@ inline void merge_splits(Scratch scratch, threadgroup float *exchange, uint row,
             acc += weight * parts[j];
         }
     }
-    float4 out = sum == 0.0f ? float4(0.0f) : acc / sum;
+    return sum == 0.0f ? float4(0.0f) : acc / sum;
+}
+
+// Puts vector f into row `row` of the exchange.
+inline void put_merged(threadgroup float *exchange, uint row, uint f, float4 x) {
     for (uint i = 0; i < 4u; i++) {
-        exchange[row * HEAD_DIM + 4u * f + i] = out[i];
+        exchange[row * HEAD_DIM + 4u * f + i] = x[i];
     }
 }
 
 kernel void flash_attn_decode_tq(
     constant Params &params [[buffer(0)]],
-    device const float *q [[buffer(1)]],       // [head][coord]
+    device const float4 *q [[buffer(1)]],      // [head][coord / 4]
     device const uint *k_packed [[buffer(2)]], // [kv_head][slot][word]
     device const float *k_norms [[buffer(3)]], // [kv_head][slot][block]
     device const uint *v_packed [[buffer(4)]], // [kv_head][slot][word]
     device const float *v_norms [[buffer(5)]], // [kv_head][slot][block]
-    device float *dst [[buffer(6)]],           // [head][coord]
+    device float4 *dst [[buffer(6)]],          // [head][coord / 4]
     coherent(device) device float4 *scratch [[buffer(7)]], // COLUMNS counters, then partials
     uint3 workgroup [[threadgroup_position_in_grid]],
     uint tid [[thread_index_in_threadgroup]],
@@ -165,17 +169,24 @@ kernel void flash_attn_decode_tq(
         next = tile_at(cache, tid, begin, end, kv_head);
     }
     codebook_fill(codebook, tid);
-    for (uint first_row = 0; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) {
-        uint h = first_row + local_row;
-        if (local_row < min(GROUP - first_row, ROWS_PER_WORKGROUP)) {
-            rotate_row(q, (threadgroup float *)merge_acc, h, t, min(first_head + h, end_head - 1u));
+    if (!ROTATED) {
+        for (uint first_row = 0; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) {
+            uint h = first_row + local_row;
+            if (local_row < min(GROUP - first_row, ROWS_PER_WORKGROUP)) {
+                rotate_row((device const float *)q, (threadgroup float *)merge_acc, h, t, min(first_head + h, end_head - 1u));
+            }
         }
     }
     threadgroup_barrier(mem_flags::mem_threadgroup);
     float4 query[GROUP * VECS];
     for (uint h = 0; h < GROUP; h++) {
+        uint head = min(first_head + h, end_head - 1u);
         for (uint i = 0; i < VECS; i++) {
-            query[h * VECS + i] = merge_acc[(h * HEAD_DIM + lane * COORDS) / 4u + i];
+            if (ROTATED) {
+                query[h * VECS + i] = q[(head * HEAD_DIM + lane * COORDS) / 4u + i];
+            } else {
+                query[h * VECS + i] = merge_acc[(h * HEAD_DIM + lane * COORDS) / 4u + i];
+            }
         }
     }
 
@@ -243,16 +254,22 @@ kernel void flash_attn_decode_tq(
     }
     threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);
     if (arrived == params.nwg - 1u) {
-        for (uint head = first_head; head < end_head; head += ROWS_PER_WORKGROUP) {
-            uint rows = min(end_head - head, ROWS_PER_WORKGROUP);
-            for (uint x = tid; x < rows * HEAD_VECS; x += WORKGROUP_SIZE) {
-                merge_splits(between, exchange, x / HEAD_VECS, x % HEAD_VECS, head);
+        if (ROTATED) {
+            for (uint x = tid; x < (end_head - first_head) * HEAD_VECS; x += WORKGROUP_SIZE) {
+                dst[first_head * HEAD_VECS + x] = merged_splits(between, first_head + x / HEAD_VECS, x % HEAD_VECS);
             }
-            threadgroup_barrier(mem_flags::mem_threadgroup);
-            if (local_row < rows) {
-                store_row(dst, exchange, local_row, t, head + local_row);
+        } else {
+            for (uint head = first_head; head < end_head; head += ROWS_PER_WORKGROUP) {
+                uint rows = min(end_head - head, ROWS_PER_WORKGROUP);
+                for (uint x = tid; x < rows * HEAD_VECS; x += WORKGROUP_SIZE) {
+                    put_merged(exchange, x / HEAD_VECS, x % HEAD_VECS, merged_splits(between, head + x / HEAD_VECS, x % HEAD_VECS));
+                }
+                threadgroup_barrier(mem_flags::mem_threadgroup);
+                if (local_row < rows) {
+                    store_row((device float *)dst, exchange, local_row, t, head + local_row);
+                }
+                threadgroup_barrier(mem_flags::mem_threadgroup);
             }
-            threadgroup_barrier(mem_flags::mem_threadgroup);
         }
         if (tid == 0u) {
             atomic_store_explicit(&between.arrived[workgroup.x], 0u, memory_order_relaxed); // for the next dispatch

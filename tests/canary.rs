@@ -362,6 +362,8 @@ const NATIVE: &[(&str, &str, &str)] = &[
         "parts[j] = scratch.partials[at + f]",
         "parts[j] = scratch.partials[at]",
     ),
+    ("flash_attn_decode_tq", "query[h * VECS + i] = q[", "query[h * VECS] = q["),
+    ("flash_attn_decode_tq", "dst[first_head * HEAD_VECS + x] =", "dst[x] ="),
     (
         "flash_attn_decode_tq",
         "store_wide(local_row, t, head + local_row);",
@@ -387,11 +389,21 @@ fn native(stem: &str) -> (Vec<Box<dyn parity::Case>>, &'static str) {
             let shape = Shape { codec, score_sigma: 4.0, ..base };
             let peaked = Shape { kv_seq_len: 1000, kv_capacity: 1024, score_sigma: 40.0, ..shape };
             let of = |shape, after| -> Box<dyn parity::Case> {
-                Box::new(parity::flash_attn_decode_tq::Case { shape, after })
+                Box::new(parity::flash_attn_decode_tq::Case { shape, rotated: false, after })
+            };
+            let rotated = parity::flash_attn_decode_tq::Case {
+                shape: Shape { nwg: 3, ..shape },
+                rotated: true,
+                after: Some(2),
             };
             let with = |nwg| Shape { nwg, ..shape };
-            let cases =
-                vec![of(with(1), None), of(with(3), Some(3)), of(with(33), None), of(peaked, None)];
+            let cases = vec![
+                of(with(1), None),
+                of(with(3), Some(3)),
+                of(with(33), None),
+                of(peaked, None),
+                Box::new(rotated),
+            ];
             (cases, "storage barrier")
         }
         other => panic!("no case for {other}"),

@@ -103,9 +103,17 @@ fn in_one_dispatch(language: Language, widths: &[Option<u32>]) -> Vec<wgtq::Resu
             {
                 for (k_bits, bits) in [(Bits::B4, Bits::B4), (Bits::B8, Bits::B6)] {
                     let codec = Codec::new(head_dim, bits, rotation);
-                    let problem =
-                        flash_attn_decode_tq::Problem { k_bits, codec, num_heads, num_kv_heads: 1 };
-                    plans.push(problem.plan(&caps, language));
+                    plans.extend([false, true].map(|rotated| {
+                        let num_kv_heads = 1;
+                        flash_attn_decode_tq::Problem {
+                            k_bits,
+                            codec,
+                            num_heads,
+                            num_kv_heads,
+                            rotated,
+                        }
+                        .plan(&caps, language)
+                    }));
                 }
             }
         }

@@ -181,7 +181,18 @@ fn attention_cases() -> Vec<flash_attn_vec_tq::Case> {
         attention(1, 7, 50, 64, 20, 1),
         attention(2, 2, 45, 45, 44, 4),
         attention(3, 1, 41, 64, 60, 2),
+        peaked(),
     ]
+}
+
+/// Scores far above those of the first tile, in many heads.
+fn peaked() -> flash_attn_vec_tq::Case {
+    flash_attn_vec_tq::Case {
+        num_kv_heads: 6,
+        num_heads: 12,
+        score_sigma: 40.0,
+        ..attention(0, 2, 300, 320, 39, 1)
+    }
 }
 
 #[test]
@@ -213,7 +224,8 @@ fn decode_cases() -> Vec<flash_attn_decode_tq::Case> {
     let of = |(i, shape): (usize, flash_attn_vec_tq::Case)| {
         let rotation = if i % 2 == 0 { Rotation::Srht } else { Rotation::Plain };
         let shape = flash_attn_vec_tq::Case { codec: Codec { rotation, ..shape.codec }, ..shape };
-        flash_attn_decode_tq::Case { shape, after: (i % 3 == 1).then_some(2) }
+        let after = (i % 3 == 1).then_some(2);
+        flash_attn_decode_tq::Case { shape, rotated: i % 5 == 2, after }
     };
     let mut shapes = attention_cases();
     shapes.extend([attention(1, 11, 50, 64, 20, 9), attention(0, 4, 100, 100, 3, 33)]);
@@ -245,8 +257,8 @@ fn broken_decode_in_one_dispatch_is_caught() {
         codec: Codec { rotation: Rotation::Srht, ..shape.codec },
         ..shape
     };
-    let case = flash_attn_decode_tq::Case { shape, after: Some(3) };
-    let run = |from: &str, to: &str| {
+    let run_on = |rotated: bool, from: &str, to: &str| {
+        let case = flash_attn_decode_tq::Case { shape, rotated, after: Some(3) };
         assert!(contract.msl.contains(from), "{from}");
         let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
         leg.mode = Mode::CheckStrict;
@@ -254,6 +266,7 @@ fn broken_decode_in_one_dispatch_is_caught() {
         let outcome = case.run(&mut leg);
         (outcome.is_ok_and(|o| o.pass()), leg.findings)
     };
+    let run = |from: &str, to: &str| run_on(false, from, to);
     assert_eq!(run("uint lane", "uint lane"), (true, Vec::new()));
     for (from, to) in [
         ("params.ring_start", "0u"),
@@ -268,6 +281,14 @@ fn broken_decode_in_one_dispatch_is_caught() {
         let (passed, _) = run(from, to);
         assert!(!passed, "{from} -> {to}");
     }
+    assert_eq!(run_on(true, "uint lane", "uint lane"), (true, Vec::new()));
+    for (from, to) in [
+        ("query[h * VECS + i] = q[", "query[h * VECS] = q["),
+        ("dst[first_head * HEAD_VECS + x] =", "dst[x] ="),
+    ] {
+        let (passed, _) = run_on(true, from, to);
+        assert!(!passed, "{from} -> {to}");
+    }
     let flags = "threadgroup_barrier(mem_flags::mem_device | mem_flags::mem_threadgroup);";
     let (_, findings) = run(flags, "threadgroup_barrier(mem_flags::mem_device);");
     assert!(findings.iter().any(|f| f.kind == "missing_fence"), "{findings:?}");
@@ -279,7 +300,7 @@ fn broken_decode_in_one_dispatch_is_caught() {
         ("threadgroup_barrier(mem_flags::mem_device);", ""),
         ("coherent(device) device float4 *scratch [[", "device float4 *scratch [["),
         (
-            "threadgroup_barrier(mem_flags::mem_threadgroup);\n            if (local_row",
+            "threadgroup_barrier(mem_flags::mem_threadgroup);\n                if (local_row",
             "if (local_row",
         ),
     ] {
@@ -442,8 +463,7 @@ fn broken_msl_is_caught() {
         return;
     }
     let contract = &kernels::flash_attn_vec_tq::CONTRACT;
-    let case = attention(0, 3, 33, 40, 39, 1);
-    let run = |from: &str, to: &str| {
+    let run_on = |case: flash_attn_vec_tq::Case, from: &str, to: &str| {
         assert!(contract.msl.contains(from), "{from}");
         let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
         leg.mode = Mode::CheckStrict;
@@ -451,10 +471,14 @@ fn broken_msl_is_caught() {
         let outcome = case.run(&mut leg);
         (outcome.is_ok_and(|o| o.pass()), leg.findings)
     };
+    let run = |from: &str, to: &str| run_on(attention(0, 3, 33, 40, 39, 1), from, to);
     let (passed, findings) = run("params.ring_start", "0u");
     assert!(!passed && findings.is_empty(), "{findings:?}");
     // Row groups of a simdgroup that are taken for one, and are not.
     let (passed, findings) = run("join(tid, running);", "");
+    assert!(!passed && findings.is_empty(), "{findings:?}");
+    // Weights that overflow, since nothing sends scores far above the first ones through the loop again.
+    let (passed, findings) = run_on(peaked(), "&& some_rise(running)", "&& false");
     assert!(!passed && findings.is_empty(), "{findings:?}");
     let barrier = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint heads";
     let (_, findings) = run(barrier, "        uint heads");

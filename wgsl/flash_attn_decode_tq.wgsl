@@ -1,5 +1,5 @@
-// Decode attention of one query token over packed K and V in one dispatch: q and the output are in
-// the natural basis, and splits are merged here.
+// Decode attention of one query token over packed K and V in one dispatch: splits are merged here, and
+// q and the output are in the natural basis unless ROTATED.
 //
 // Workgroup (x, y): column x = KV head and part of its query heads, y = split of the visible
 // positions. Each rotates the GROUP query heads that share its read of K and V. Of a column, the
@@ -11,7 +11,7 @@
 // Contract: src/kernels/flash_attn_decode_tq.rs. Oracle: src/oracle/flash_attn_decode_tq.rs.
 
 const HEAD_VECS = HEAD_DIM / 4u;
-const SPLITS_AT_ONCE = 8u; // that a thread has in flight
+const SPLITS_AT_ONCE = 16u; // that a thread has in flight
 
 struct Params {
     n_heads: u32,
@@ -34,12 +34,12 @@ struct Scratch {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> q: array<f32>;            // [head][coord]
+@group(0) @binding(1) var<storage, read> q: array<vec4<f32>>;      // [head][coord / 4]
 @group(0) @binding(2) var<storage, read> k_packed: array<KUnit>;   // [kv_head][slot][word]
 @group(0) @binding(3) var<storage, read> k_norms: array<f32>;      // [kv_head][slot][block]
 @group(0) @binding(4) var<storage, read> v_packed: array<VUnit>;   // [kv_head][slot][word]
 @group(0) @binding(5) var<storage, read> v_norms: array<f32>;      // [kv_head][slot][block]
-@group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord]
+@group(0) @binding(6) var<storage, read_write> dst: array<vec4<f32>>; // [head][coord / 4]
 @group(0) @binding(7) @coherent var<storage, read_write> scratch: Scratch;
 
 var<workgroup> arrived: u32; // workgroups of the column that were done before this one
@@ -76,24 +76,33 @@ fn main(
         next = tile_at(tid, begin, end, kv_head);
     }
     codebook_fill(tid);
-    for (var first_row = 0u; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) {
-        if (local_row < ROWS_PER_WORKGROUP) {
-            rotate_wide(local_row, t, min(first_head + first_row + local_row, end_head - 1u));
+    if (!ROTATED) {
+        for (var first_row = 0u; first_row < GROUP; first_row += ROWS_PER_WORKGROUP) {
+            if (local_row < ROWS_PER_WORKGROUP) {
+                rotate_wide(local_row, t, min(first_head + first_row + local_row, end_head - 1u));
+            }
+            workgroupBarrier();
+            if (local_row < min(GROUP - first_row, ROWS_PER_WORKGROUP)) {
+                rotate_near(local_row, t, first_row + local_row);
+            }
+            workgroupBarrier();
         }
-        workgroupBarrier();
-        if (local_row < min(GROUP - first_row, ROWS_PER_WORKGROUP)) {
-            rotate_near(local_row, t, first_row + local_row);
-        }
-        workgroupBarrier();
     }
     var query = array<vec4<f32>, GROUP * VECS>();
     for (var h = 0u; h < GROUP; h++) { // unroll
+        let head = min(first_head + h, end_head - 1u);
         for (var i = 0u; i < VECS; i++) { // unroll
-            query[h * VECS + i] = acc_get((h * HEAD_DIM + lane * COORDS) / 4u + i);
+            if (ROTATED) {
+                query[h * VECS + i] = q[(head * HEAD_DIM + lane * COORDS) / 4u + i];
+            } else {
+                query[h * VECS + i] = acc_get((h * HEAD_DIM + lane * COORDS) / 4u + i);
+            }
         }
     }
-    if (LOOK_UP_TABLE) { // in the memory that q was in
+    if (ROTATED || LOOK_UP_TABLE) {
         workgroupBarrier();
+    }
+    if (LOOK_UP_TABLE) { // in the memory that q was in
         look_up_fill(tid);
         workgroupBarrier();
     }
@@ -194,20 +203,26 @@ fn main(
     }
     if (workgroupUniformLoad(&arrived) == params.nwg - 1u) {
         storageBarrier(); // the counter before the others' partials
-        for (var head = first_head; head < end_head; head += ROWS_PER_WORKGROUP) {
-            let rows = min(end_head - head, ROWS_PER_WORKGROUP);
-            for (var x = tid; x < rows * HEAD_VECS; x += WORKGROUP_SIZE) {
-                merge_splits(x / HEAD_VECS, x % HEAD_VECS, head);
+        if (ROTATED) {
+            for (var x = tid; x < (end_head - first_head) * HEAD_VECS; x += WORKGROUP_SIZE) {
+                dst[first_head * HEAD_VECS + x] = merged_splits(first_head + x / HEAD_VECS, x % HEAD_VECS);
             }
-            workgroupBarrier();
-            if (local_row < rows) {
-                put_near(local_row, t, pass_near(get_near(local_row, t)));
+        } else {
+            for (var head = first_head; head < end_head; head += ROWS_PER_WORKGROUP) {
+                let rows = min(end_head - head, ROWS_PER_WORKGROUP);
+                for (var x = tid; x < rows * HEAD_VECS; x += WORKGROUP_SIZE) {
+                    put_merged(x / HEAD_VECS, x % HEAD_VECS, merged_splits(head + x / HEAD_VECS, x % HEAD_VECS));
+                }
+                workgroupBarrier();
+                if (local_row < rows) {
+                    put_near(local_row, t, pass_near(get_near(local_row, t)));
+                }
+                workgroupBarrier();
+                if (local_row < rows) {
+                    store_wide(local_row, t, head + local_row);
+                }
+                workgroupBarrier();
             }
-            workgroupBarrier();
-            if (local_row < rows) {
-                store_wide(local_row, t, head + local_row);
-            }
-            workgroupBarrier();
         }
         if (tid == 0u) {
             atomicStore(&scratch.arrived[workgroup.x], 0u); // for the next dispatch
@@ -219,7 +234,7 @@ fn main(
 fn rotate_wide(row: u32, t: u32, head: u32) {
     var x: array<f32, EPT>;
     for (var m = 0u; m < EPT; m++) { // unroll
-        x[m] = q[head * HEAD_DIM + t + m * ROW_THREADS];
+        x[m] = q[(head * HEAD_DIM + t + m * ROW_THREADS) / 4u][t % 4u];
     }
     if (SIGN_BEFORE) {
         x = apply_signs(t, x);
@@ -242,7 +257,7 @@ fn store_wide(row: u32, t: u32, head: u32) {
         x = apply_signs(t, x);
     }
     for (var m = 0u; m < EPT; m++) { // unroll
-        dst[head * HEAD_DIM + t + m * ROW_THREADS] = x[m];
+        dst[(head * HEAD_DIM + t + m * ROW_THREADS) / 4u][t % 4u] = x[m];
     }
 }
 
@@ -265,8 +280,8 @@ fn put_partial(first_head: u32, h: u32, nth: u32, f: u32, split: u32) {
     }
 }
 
-// Puts vector f of the merged splits of query head `head + row` into row `row` of the exchange.
-fn merge_splits(row: u32, f: u32, head: u32) {
+// Vector f of the merged splits of a query head.
+fn merged_splits(head: u32, f: u32) -> vec4<f32> {
     var top = NO_SCORE;
     var sum = 0.0;
     var acc = vec4(0.0);
@@ -274,7 +289,7 @@ fn merge_splits(row: u32, f: u32, head: u32) {
         var pairs = array<vec2<f32>, SPLITS_AT_ONCE>();
         var parts = array<vec4<f32>, SPLITS_AT_ONCE>();
         for (var j = 0u; j < SPLITS_AT_ONCE; j++) { // unroll
-            let at = partials_at(head + row, min(w + j, params.nwg - 1u));
+            let at = partials_at(head, min(w + j, params.nwg - 1u));
             pairs[j] = pair_of(scratch.partials[at + HEAD_VECS].xy, w + j < params.nwg);
             parts[j] = scratch.partials[at + f];
         }
@@ -291,9 +306,13 @@ fn merge_splits(row: u32, f: u32, head: u32) {
             acc += weight * parts[j];
         }
     }
-    let out = select(acc / sum, vec4(0.0), sum == 0.0);
+    return select(acc / sum, vec4(0.0), sum == 0.0);
+}
+
+// Puts vector f into row `row` of the exchange.
+fn put_merged(row: u32, f: u32, x: vec4<f32>) {
     for (var i = 0u; i < 4u; i++) { // unroll
-        exchange[exchange_at(row, 4u * f + i)] = out[i];
+        exchange[exchange_at(row, 4u * f + i)] = x[i];
     }
 }
 

@@ -137,6 +137,8 @@ pub enum Dispatches {
     Two,
     /// flash_attn_decode_tq: merge and both rotations are part of it
     One,
+    /// flash_attn_decode_tq: the merge is part of it; q and the output stay rotated
+    OneRotated,
 }
 
 /// What to measure.

@@ -146,7 +146,7 @@ impl Point {
                 let nwg = self.splits(|| problem.splits(self.length))?;
                 ("flash_attn_mat_tq", nwg, problem.plan(caps, language)?)
             }
-            Format::Packed { .. } if self.dispatches == Dispatches::One => {
+            Format::Packed { .. } if self.dispatches != Dispatches::Two => {
                 let problem = self.whole(cache);
                 let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
                 let plan = problem.plan_for(Context::of(self.length), caps, language)?;
@@ -196,7 +196,8 @@ impl Point {
     }
 
     fn whole(&self, cache: &Cache) -> flash_attn_decode_tq::Problem {
-        self.packed(cache).into()
+        let rotated = self.dispatches == Dispatches::OneRotated;
+        flash_attn_decode_tq::Problem { rotated, ..self.packed(cache).into() }
     }
 
     fn launch(
@@ -214,7 +215,7 @@ impl Point {
             Format::Packed { .. } if self.arithmetic == Arithmetic::F16 => {
                 self.on_matrices(cache).launch(&params, caps, language)?
             }
-            Format::Packed { .. } if self.dispatches == Dispatches::One => {
+            Format::Packed { .. } if self.dispatches != Dispatches::Two => {
                 self.whole(cache).launch(&params, caps, language)?
             }
             Format::Packed { .. } => self.packed(cache).launch(&params, caps, language)?,

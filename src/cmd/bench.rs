@@ -138,11 +138,11 @@ impl Args {
         if self.weight_floor > 0.0 && !plain {
             return Err(DriverError::Argument {
                 flag: "--weight-floor",
-                need: "0 with --dispatches one or --arithmetic f16".to_owned(),
+                need: "0 with --dispatches one, one-rotated or --arithmetic f16".to_owned(),
                 found: self.weight_floor.to_string(),
             });
         }
-        if (self.dispatches, self.arithmetic) == (Dispatches::One, Arithmetic::F16) {
+        if self.dispatches != Dispatches::Two && self.arithmetic == Arithmetic::F16 {
             return Err(DriverError::Argument {
                 flag: "--dispatches",
                 need: "two with --arithmetic f16".to_owned(),
@@ -207,7 +207,7 @@ impl Args {
 /// What of WGSL not every device has; native MSL brings its own.
 fn check_device(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
     let wgsl = plan.legs.iter().any(|leg| leg.language() == Language::Wgsl);
-    if plan.dispatches == Dispatches::One && wgsl && !gpu.caps.storage_fence {
+    if plan.dispatches != Dispatches::Two && wgsl && !gpu.caps.storage_fence {
         return Err(DriverError::Argument {
             flag: "--dispatches",
             need: format!(

@@ -1,7 +1,8 @@
 //! `flash_attn_decode_tq`: decode attention of one query token in one dispatch.
 //!
 //! Rotates q, attends over packed K and V as `flash_attn_vec_tq` does, merges the splits and
-//! rotates the output back: four dispatches' work, for engines that wait for each dispatch.
+//! rotates the output back: four dispatches' work, for engines that wait for each dispatch. Or all but
+//! the rotations, for engines that keep q and the output in the rotated basis.
 
 use super::flash_attn_vec_tq::{self, Problem as VecProblem};
 use super::row_groups::{READING_AHEAD, RowGroups};
@@ -40,7 +41,7 @@ kernel! {
     FlashAttnDecodeTq {
         /// [`FlashAttnVecTqParams`].
         params,
-        /// f32 `[nh, D]`, not rotated.
+        /// f32 `[nh, D]`, rotated only where [`Problem::rotated`].
         q,
         /// `[nkv, cap, row]`.
         k_packed,
@@ -50,7 +51,7 @@ kernel! {
         v_packed,
         /// f32 `[nkv, cap, norms_per_pos]`.
         v_norms,
-        /// f32 `[nh, D]`, not rotated.
+        /// f32 `[nh, D]`, rotated only where [`Problem::rotated`].
         dst,
         /// [`Problem::scratch_bytes`], zero before the first dispatch: counters, then for each query head
         /// and split D accumulators and (S, M, 0, 0). Every dispatch leaves it ready for the next, of
@@ -61,6 +62,9 @@ kernel! {
 
 /// Threads of a workgroup, no fewer: they rotate rows and hold the merge's weights.
 const THREADS: u32 = 128;
+/// Workgroups that a short context is split into at most: one on each multiprocessor of a large device,
+/// since the last of a column reads what all others left.
+const SHORT_WORKGROUPS: u32 = READING_AHEAD / 2;
 /// Most coordinates that a workgroup rotates at a time, 2 KiB of its memory: every thread of 128 has
 /// four of them to merge.
 const COORDINATES: u32 = 512;
@@ -78,11 +82,15 @@ pub struct Problem {
     pub num_heads: u32,
     /// KV heads; divides `num_heads`.
     pub num_kv_heads: u32,
+    /// Whether q arrives rotated and the output stays so, as with `flash_attn_vec_tq`; else both
+    /// rotations are part of the dispatch.
+    pub rotated: bool,
 }
 
+/// Rotations included.
 impl From<VecProblem> for Problem {
     fn from(VecProblem { k_bits, codec, num_heads, num_kv_heads }: VecProblem) -> Self {
-        Self { k_bits, codec, num_heads, num_kv_heads }
+        Self { k_bits, codec, num_heads, num_kv_heads, rotated: false }
     }
 }
 
@@ -94,7 +102,7 @@ struct Groups {
 
 impl Problem {
     /// The same shape for the kernel that leaves rotations and merge to others.
-    const fn rotated(&self) -> VecProblem {
+    const fn attention(&self) -> VecProblem {
         VecProblem {
             k_bits: self.k_bits,
             codec: self.codec,
@@ -112,7 +120,7 @@ impl Problem {
                 found: caps.max_workgroup_threads.into(),
             });
         }
-        let mut attention = RowGroups::choose(self.rotated().shape(), context, caps, language)?;
+        let mut attention = RowGroups::choose(self.attention().shape(), context, caps, language)?;
         let coordinates = if attention.subgroups { COORDINATES } else { COORDINATES_IN_MEMORY };
         let most = (coordinates / self.codec.head_dim.get()).max(1);
         let rows = Rows::of(
@@ -137,11 +145,16 @@ impl Problem {
     /// The same for any context.
     pub fn plan_for(&self, context: Context, caps: &Caps, language: Language) -> Result<Plan> {
         let Groups { attention, rows } = self.groups(context, caps, language)?;
-        let mut plan = self.rotated().plan_of(&attention, 0.0, language);
-        let signs = has_signs(self.codec.rotation);
+        let mut plan = self.attention().plan_of(&attention, 0.0, language);
+        let signs = has_signs(self.codec.rotation) && !self.rotated;
         plan.contract = &CONTRACT;
         plan.label = plan.label.replacen(flash_attn_vec_tq::CONTRACT.stem, CONTRACT.stem, 1)
-            + if signs { "_signs" } else { "" };
+            + match (self.rotated, signs) {
+                (true, _) => "_rotated",
+                (false, true) => "_signs",
+                (false, false) => "",
+            };
+        plan.constants.push(constant("ROTATED", self.rotated));
         plan.constants.extend(rotation_constants(self.codec.head_dim, signs, signs));
         plan.constants.extend(rows.row_constants());
         plan.constants.push(constant("COLUMNS", self.columns(&attention)));
@@ -161,8 +174,10 @@ impl Problem {
 
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
-        let attention = self.groups(Context::of(visible), caps, language)?.attention;
-        Ok(attention.splits(self.rotated().shape(), visible, READING_AHEAD))
+        let context = Context::of(visible);
+        let workgroups = if context == Context::Short { SHORT_WORKGROUPS } else { READING_AHEAD };
+        let attention = self.groups(context, caps, language)?.attention;
+        Ok(attention.splits(self.attention().shape(), visible, workgroups))
     }
 
     /// Bytes of scratch for up to `nwg` splits.
@@ -189,8 +204,8 @@ impl Problem {
         params.check()?;
         // Same bytes but for the output, which is whole.
         let whole = FlashAttnVecTqParams { nwg: 1, ..*params };
-        let mut launch = self.rotated().launch(&whole, caps, language)?;
-        let shape = self.rotated().shape();
+        let mut launch = self.attention().launch(&whole, caps, language)?;
+        let shape = self.attention().shape();
         let attention = self.groups(Context::Long, caps, language)?.attention;
         launch.contract = &CONTRACT;
         launch.grid = attention.grid(CONTRACT.stem, shape, params.nwg, caps)?;
@@ -213,7 +228,13 @@ mod tests {
             for num_heads in 1..=32 {
                 for width in [None, Some(4), Some(8), Some(16), Some(32), Some(64)] {
                     let codec = Codec::new(head_dim, Bits::B8, Rotation::Srht);
-                    let problem = Problem { k_bits: Bits::B6, codec, num_heads, num_kv_heads: 1 };
+                    let problem = Problem {
+                        k_bits: Bits::B6,
+                        codec,
+                        num_heads,
+                        num_kv_heads: 1,
+                        rotated: false,
+                    };
                     let caps = Caps { subgroup_size: width, storage_fence: true, ..Caps::WEBGPU };
                     // The second with a table that the merge has the memory of.
                     let large = Caps { max_workgroup_storage: 48 << 10, ..caps };
@@ -222,7 +243,7 @@ mod tests {
                         assert!(plan.workgroup_bytes <= caps.max_workgroup_storage);
                         let Groups { attention: a, rows } =
                             problem.groups(Context::Long, &caps, Language::Wgsl).unwrap();
-                        let vectors = a.merge_vectors(problem.rotated().shape());
+                        let vectors = a.merge_vectors(problem.attention().shape());
                         assert!(vectors >= a.group * head_dim.get() / 4, "{a:?}");
                         assert!(rows.per_workgroup.is_power_of_two() && rows.per_workgroup >= 1);
                         assert!(rows.per_workgroup >= a.merge_heads, "{a:?}");
@@ -236,7 +257,8 @@ mod tests {
     #[test]
     fn few_threads_and_no_fence_are_refused() {
         let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
-        let problem = Problem { k_bits: Bits::B4, codec, num_heads: 8, num_kv_heads: 2 };
+        let problem =
+            Problem { k_bits: Bits::B4, codec, num_heads: 8, num_kv_heads: 2, rotated: false };
         let caps = Caps { storage_fence: true, ..Caps::WEBGPU };
         assert!(problem.plan(&caps, Language::Wgsl).is_ok());
         let few = Caps { max_workgroup_threads: 64, ..caps };
@@ -248,20 +270,45 @@ mod tests {
         assert!(problem.plan(&Caps::APPLE, Language::Msl).is_ok());
     }
 
+    #[test]
+    fn short_contexts_have_a_workgroup_on_each_multiprocessor() {
+        let codec = Codec::new(HeadDim::ALL[2], Bits::B4, Rotation::Plain);
+        let vec = VecProblem { k_bits: Bits::B4, codec, num_heads: 16, num_kv_heads: 8 };
+        let caps = Caps {
+            subgroup_size: Some(32),
+            storage_fence: true,
+            max_workgroup_storage: 48 << 10,
+            ..Caps::WEBGPU
+        };
+        for rotated in [false, true] {
+            let problem = Problem { rotated, ..vec.into() };
+            let splits = |visible| problem.splits(visible, &caps, Language::Wgsl).unwrap();
+            assert_eq!([1, 64, 65, 1024, 2048, 4095].map(splits), [1, 1, 2, 16, 16, 16]);
+            assert_eq!([4096, 8192, 131_072].map(splits), [16, 16, 16]);
+        }
+    }
+
     /// Counters fill whole lines, so that partials start at a vector; a partial is D + 4 floats.
     #[test]
     fn scratch_holds_counters_and_a_partial_for_each_head_and_split() {
         let codec = Codec::new(HeadDim::ALL[1], Bits::B4, Rotation::Plain);
         let caps = Caps { storage_fence: true, ..Caps::WEBGPU };
         for (num_heads, num_kv_heads, counters) in [(8, 2, 32), (33, 33, 64), (64, 8, 32)] {
-            let problem = Problem { k_bits: Bits::B4, codec, num_heads, num_kv_heads };
+            let problem =
+                Problem { k_bits: Bits::B4, codec, num_heads, num_kv_heads, rotated: false };
             for nwg in [1, 5] {
                 let want = 4 * (counters + u64::from(num_heads * nwg) * (128 + 4));
                 assert_eq!(problem.scratch_bytes(nwg, &caps, Language::Wgsl).unwrap(), want);
             }
         }
         let heads = u32::MAX;
-        let many = Problem { k_bits: Bits::B4, codec, num_heads: heads, num_kv_heads: heads };
+        let many = Problem {
+            k_bits: Bits::B4,
+            codec,
+            num_heads: heads,
+            num_kv_heads: heads,
+            rotated: false,
+        };
         assert!(many.plan(&caps, Language::Wgsl).is_ok());
         assert!(many.scratch_bytes(1, &caps, Language::Wgsl).is_ok());
     }

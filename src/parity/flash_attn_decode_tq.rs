@@ -1,4 +1,4 @@
-//! Cases of `flash_attn_decode_tq`: those of `flash_attn_vec_tq`, with both rotations.
+//! Cases of `flash_attn_decode_tq`: those of `flash_attn_vec_tq`, with both rotations or with none.
 
 use super::attention::{Reference, attention_tolerance};
 use super::flash_attn_vec_tq::{self, Case as Shape, base, shapes};
@@ -6,6 +6,7 @@ use super::{CaseResult, Prepared, fwht};
 use crate::codec::{Bits, Codec, Direction, HeadDim, Rotation};
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
+use crate::kernels::Context;
 use crate::kernels::flash_attn_decode_tq::Problem;
 use crate::legs::{BufferId, Tape};
 use crate::oracle::flash_attn_decode_tq::flash_attn_decode_tq;
@@ -33,16 +34,19 @@ pub fn tolerance(head_dim: HeadDim, max_score: f64) -> f64 {
 pub struct Case {
     /// Shape, data and rotation.
     pub shape: Shape,
+    /// Whether q arrives rotated and the output stays so.
+    pub rotated: bool,
     /// Splits of a call before it, on the same scratch: what that one leaves must do.
     pub after: Option<u32>,
 }
 
 /// Every shape with both rotations; at one head dim every width, since the loop over positions is that
 /// of `flash_attn_vec_tq`; numbers of splits around what a thread merges at a time, each also after
-/// a call of another number.
+/// a call of another number. In the rotated basis, which is the same but for both ends, less of each.
 pub fn cases() -> Vec<Case> {
     let with = |rotation: Rotation, shape: Shape| Case {
         shape: Shape { codec: Codec { rotation, ..shape.codec }, ..shape },
+        rotated: false,
         after: None,
     };
     let mut cases = Vec::new();
@@ -57,13 +61,23 @@ pub fn cases() -> Vec<Case> {
     cases.extend(Bits::ALL.map(of_width));
     for head_dim in HeadDim::ALL {
         let base = base(head_dim);
-        for nwg in [8, 9, 33] {
+        for nwg in [16, 17, 33] {
             let of = |nwg| with(Rotation::Srht, Shape { nwg, kv_seq_len: 120, ..base });
             cases.push(of(nwg));
             cases.push(Case { after: Some(nwg / 2), ..of(nwg) });
         }
         let once = with(Rotation::Srht, base);
         cases.push(Case { after: Some(3), ..once });
+        for (nwg, after) in [(1, Some(2)), (3, None), (33, Some(9))] {
+            let shape = Shape { nwg, kv_seq_len: 120, ..base };
+            cases.push(Case { rotated: true, after, ..with(Rotation::Srht, shape) });
+            let short = Shape { context: Context::Short, ..shape };
+            cases.push(Case { rotated: true, after, ..with(Rotation::Plain, short) });
+        }
+    }
+    let ratio = |g: u32| Shape { num_heads: 2 * g, nwg: 3, ..base(HeadDim::ALL[1]) };
+    for shape in [1, 3, 8, 11].map(ratio) {
+        cases.push(Case { rotated: true, ..with(Rotation::Srht, shape) });
     }
     cases
 }
@@ -75,6 +89,9 @@ impl super::Case for Case {
 
     fn id(&self) -> String {
         let mut id = format!("{} {}", self.shape.name(), self.shape.codec.rotation.name());
+        if self.rotated {
+            id += " rotated";
+        }
         if let Some(nwg) = self.after {
             id += &format!(" after splits{nwg}");
         }
@@ -82,8 +99,13 @@ impl super::Case for Case {
     }
 
     fn prepare(&self) -> Result<Box<dyn Prepared>, DriverError> {
+        let whole = Shape { nwg: 1, ..self.shape };
+        if self.rotated {
+            let flash_attn_vec_tq::Data { inputs, reference, .. } = whole.data()?;
+            return Ok(Box::new(Data { case: *self, data: inputs, reference }));
+        }
         let data = self.shape.inputs()?;
-        let params = FlashAttnVecTqParams { nwg: 1, ..self.shape.params() };
+        let params = whole.params();
         let (k, v) = data.rows();
         let want = flash_attn_decode_tq(&params, &data.q, k, v)?;
         let tolerance = tolerance(self.shape.codec.head_dim, data.max_score_natural()?);
@@ -110,6 +132,7 @@ impl Prepared for Data {
             codec: shape.codec,
             num_heads: shape.num_heads,
             num_kv_heads: shape.num_kv_heads,
+            rotated: self.case.rotated,
         };
         let calls = [self.case.after, Some(shape.nwg)];
         let most = calls.iter().flatten().copied().max().unwrap_or_default();

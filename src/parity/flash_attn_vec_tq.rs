@@ -297,7 +297,7 @@ impl Inputs {
 /// Inputs and reference of a case.
 pub(super) struct Data {
     pub case: Case,
-    inputs: Inputs,
+    pub inputs: Inputs,
     pub reference: Reference,
     pub max_score: f64,
 }
