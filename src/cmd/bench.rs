@@ -138,7 +138,7 @@ impl Args {
         if self.weight_floor > 0.0 && !plain {
             return Err(DriverError::Argument {
                 flag: "--weight-floor",
-                need: "0 with --dispatches one, one-rotated or --arithmetic f16".to_owned(),
+                need: "0 with --dispatches one or --arithmetic f16".to_owned(),
                 found: self.weight_floor.to_string(),
             });
         }
