@@ -178,7 +178,7 @@ fn bad_arguments_are_named() {
         ("--kernel merge", "[possible values: attention, rows]"),
         ("--weight-floor 2", "need a number from 0 to 1, found 2"),
         ("--weight-floor 0.1 --dispatches one", "--weight-floor: need 0 with --dispatches one"),
-        ("--dispatches three", "[possible values: two, one]"),
+        ("--dispatches three", "[possible values: two, one, one-rotated]"),
         (
             "--dispatches one --arithmetic f16",
             "--dispatches: need two with --arithmetic f16, found one",
