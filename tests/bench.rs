@@ -183,6 +183,14 @@ fn bad_arguments_are_named() {
             "--dispatches one --arithmetic f16",
             "--dispatches: need two with --arithmetic f16, found one",
         ),
+        (
+            "--dispatches one-rotated --arithmetic f16",
+            "--dispatches: need two with --arithmetic f16, found one-rotated",
+        ),
+        (
+            "--weight-floor 0.1 --dispatches one-rotated",
+            "--weight-floor: need 0 with --dispatches one or one-rotated",
+        ),
     ] {
         let arguments: Vec<&str> = ["bench"].into_iter().chain(args.split(' ')).collect();
         let output = wgtq(&arguments);

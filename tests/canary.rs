@@ -308,10 +308,9 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
             seed: 3,
         }
         .run(leg),
-        "flash_attn_vec_tq" => attention.run(leg).and_then(|outcome| match outcome.pass() {
-            true => peaked.run(leg),
-            false => Ok(outcome),
-        }),
+        "flash_attn_vec_tq" => attention
+            .run(leg)
+            .and_then(|outcome| if outcome.pass() { peaked.run(leg) } else { Ok(outcome) }),
         "flash_attn_vec" => parity::flash_attn_vec::Case {
             shape: attention,
             kv_type: wgtq::kernels::flash_attn_vec::KvType::F32,

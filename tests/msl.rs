@@ -12,17 +12,28 @@ use assert_cmd::Command;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
-use wgtq::contract::{Caps, Language};
+use wgtq::contract::{Caps, Contract, Language};
 use wgtq::kernels;
 use wgtq::kernels::Context;
 use wgtq::kernels::flash_attn_vec::KvType;
 use wgtq::legs::{Leg as _, LegName, MslHostLeg, Tape};
 use wgtq::msl::dispatch::{LaneOrder, Mode};
+use wgtq::msl::findings::Finding;
 use wgtq::params::{FlashAttnTileParams, TileSequence};
 use wgtq::parity::{
     Case, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec,
     flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
 };
+
+/// How a case ends on a kernel whose MSL is changed at one place: whether it passes, and the findings.
+fn changed(contract: &Contract, case: &impl Case, from: &str, to: &str) -> (bool, Vec<Finding>) {
+    assert!(contract.msl.contains(from), "{from}");
+    let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
+    leg.mode = Mode::CheckStrict;
+    leg.replace_source(contract.stem, &contract.msl.replacen(from, to, 1));
+    let outcome = case.run(&mut leg);
+    (outcome.is_ok_and(|o| o.pass()), leg.findings)
+}
 
 fn without_clang() -> bool {
     std::env::var_os("WGTQ_CXX").is_some_and(|v| v == "none")
@@ -259,12 +270,7 @@ fn broken_decode_in_one_dispatch_is_caught() {
     };
     let run_on = |rotated: bool, from: &str, to: &str| {
         let case = flash_attn_decode_tq::Case { shape, rotated, after: Some(3) };
-        assert!(contract.msl.contains(from), "{from}");
-        let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
-        leg.mode = Mode::CheckStrict;
-        leg.replace_source(contract.stem, &contract.msl.replacen(from, to, 1));
-        let outcome = case.run(&mut leg);
-        (outcome.is_ok_and(|o| o.pass()), leg.findings)
+        changed(contract, &case, from, to)
     };
     let run = |from: &str, to: &str| run_on(false, from, to);
     assert_eq!(run("uint lane", "uint lane"), (true, Vec::new()));
@@ -317,17 +323,7 @@ fn broken_matrices_are_caught() {
     }
     let contract = &kernels::flash_attn_mat_tq::CONTRACT;
     let case = flash_attn_mat_tq::Case(attention(3, 3, 33, 40, 39, 1));
-    let run = |text: String| {
-        let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
-        leg.mode = Mode::CheckStrict;
-        leg.replace_source(contract.stem, &text);
-        let outcome = case.run(&mut leg);
-        (outcome.is_ok_and(|o| o.pass()), leg.findings)
-    };
-    let replaced = |from: &str, to: &str| {
-        assert!(contract.msl.contains(from), "{from}");
-        contract.msl.replacen(from, to, 1)
-    };
+    let run = |from: &str, to: &str| changed(contract, &case, from, to);
     for (from, to) in [
         ("params.ring_start", "0u"),
         ("sum[g] *= factor", "sum[g] /= factor"),
@@ -338,12 +334,12 @@ fn broken_matrices_are_caught() {
             "simdgroup_multiply_accumulate(acc[at], weighed[0]",
         ),
     ] {
-        let (passed, _) = run(replaced(from, to));
+        let (passed, _) = run(from, to);
         assert!(!passed, "{from} -> {to}");
     }
     let barrier =
         "            simdgroup_barrier(mem_flags::mem_threadgroup);\n            for (uint j";
-    let (_, findings) = run(replaced(barrier, "            for (uint j"));
+    let (_, findings) = run(barrier, "            for (uint j");
     assert!(findings.iter().any(|f| f.kind == "lockstep_reliance"), "{findings:?}");
 }
 
@@ -463,22 +459,15 @@ fn broken_msl_is_caught() {
         return;
     }
     let contract = &kernels::flash_attn_vec_tq::CONTRACT;
-    let run_on = |case: flash_attn_vec_tq::Case, from: &str, to: &str| {
-        assert!(contract.msl.contains(from), "{from}");
-        let mut leg = MslHostLeg::open(LegName::MslHost).unwrap();
-        leg.mode = Mode::CheckStrict;
-        leg.replace_source(contract.stem, &contract.msl.replacen(from, to, 1));
-        let outcome = case.run(&mut leg);
-        (outcome.is_ok_and(|o| o.pass()), leg.findings)
-    };
-    let run = |from: &str, to: &str| run_on(attention(0, 3, 33, 40, 39, 1), from, to);
+    let case = attention(0, 3, 33, 40, 39, 1);
+    let run = |from: &str, to: &str| changed(contract, &case, from, to);
     let (passed, findings) = run("params.ring_start", "0u");
     assert!(!passed && findings.is_empty(), "{findings:?}");
     // Row groups of a simdgroup that are taken for one, and are not.
     let (passed, findings) = run("join(tid, running);", "");
     assert!(!passed && findings.is_empty(), "{findings:?}");
     // Weights that overflow, since nothing sends scores far above the first ones through the loop again.
-    let (passed, findings) = run_on(peaked(), "&& some_rise(running)", "&& false");
+    let (passed, findings) = changed(contract, &peaked(), "&& some_rise(running)", "&& false");
     assert!(!passed && findings.is_empty(), "{findings:?}");
     let barrier = "        threadgroup_barrier(mem_flags::mem_threadgroup);\n        uint heads";
     let (_, findings) = run(barrier, "        uint heads");

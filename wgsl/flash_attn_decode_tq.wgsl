@@ -99,7 +99,7 @@ fn main(
             }
         }
     }
-    if (ROTATED || LOOK_UP_TABLE) {
+    if (ROTATED || LOOK_UP_TABLE) { // the codebook is there, and every lane has its q
         workgroupBarrier();
     }
     if (LOOK_UP_TABLE) { // in the memory that q was in

@@ -15,7 +15,7 @@ constant constexpr uint K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
 constant constexpr uint V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
 constant constexpr uint TILE = ROW_GROUPS * ROWS; // positions that a threadgroup handles at a time
 
-constant constexpr float HIDDEN = -3.0e38f; // score of a row past the end: far under any running maximum
+constant constexpr float HIDDEN = -3.0e38f; // score of a row past the end: far under any maximum
 
 // How far a score may be above what its weight is relative to: exp of it, times as many positions and
 // values as there may be, is far from overflow, and few contexts have such a score.
@@ -33,7 +33,7 @@ struct Tile {
 struct Running {
     float top[GROUP];    // what weights are relative to: the maximum, to within SLACK
     Owned owned_top;     // the same of the owned scores' heads
-    Owned owned_highest; // largest score
+    Owned owned_highest; // largest of the owned scores
     Owned owned_sum;
     float4 acc[GROUP * VECS];
 };

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use clap::ValueEnum;
+
 use wgtq::bench::report::{PointReport, Report, RowReport, SCHEMA};
 use wgtq::bench::{Arithmetic, Dispatches, Format, Measured, Plan, Preset, Subject, chart, run};
 use wgtq::contract::Language;
@@ -138,7 +140,7 @@ impl Args {
         if self.weight_floor > 0.0 && !plain {
             return Err(DriverError::Argument {
                 flag: "--weight-floor",
-                need: "0 with --dispatches one or --arithmetic f16".to_owned(),
+                need: "0 with --dispatches one or one-rotated, or --arithmetic f16".to_owned(),
                 found: self.weight_floor.to_string(),
             });
         }
@@ -146,7 +148,7 @@ impl Args {
             return Err(DriverError::Argument {
                 flag: "--dispatches",
                 need: "two with --arithmetic f16".to_owned(),
-                found: "one".to_owned(),
+                found: name(self.dispatches),
             });
         }
         Ok(())
@@ -214,7 +216,7 @@ fn check_device(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
                 "two on {}, which cannot order workgroups (MEMORY_DECORATION_COHERENT)",
                 gpu.report.backend
             ),
-            found: "one".to_owned(),
+            found: name(plan.dispatches),
         });
     }
     if plan.arithmetic == Arithmetic::F16 && wgsl && !gpu.caps.matrices {
@@ -225,6 +227,11 @@ fn check_device(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
         });
     }
     Ok(())
+}
+
+/// What the command line calls a choice.
+fn name(choice: impl ValueEnum) -> String {
+    choice.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 fn weight(text: &str) -> Result<f32, String> {

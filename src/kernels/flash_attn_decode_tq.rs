@@ -149,10 +149,12 @@ impl Problem {
         let signs = has_signs(self.codec.rotation) && !self.rotated;
         plan.contract = &CONTRACT;
         plan.label = plan.label.replacen(flash_attn_vec_tq::CONTRACT.stem, CONTRACT.stem, 1)
-            + match (self.rotated, signs) {
-                (true, _) => "_rotated",
-                (false, true) => "_signs",
-                (false, false) => "",
+            + if self.rotated {
+                "_rotated"
+            } else if signs {
+                "_signs"
+            } else {
+                ""
             };
         plan.constants.push(constant("ROTATED", self.rotated));
         plan.constants.extend(rotation_constants(self.codec.head_dim, signs, signs));

@@ -90,6 +90,28 @@ fn dequantizing_oracle_reproduces_the_independent_program_on_real_captures() {
     }
 }
 
+/// What README says of the captures: attention's weights are relative to a first tile, and no score of a
+/// head is so far above another (32) that positions would have to be gone through again.
+#[test]
+fn scores_of_a_captured_head_lie_within_22_of_each_other() {
+    let mut widest = 0.0_f64;
+    for (layer, kv_seq_len, _, _) in CAPTURES {
+        let q = floats(&format!("{layer}/q.f32.bin"));
+        let k = floats(&format!("{layer}/k_full.f32.bin"));
+        for (head, q) in q.chunks_exact(64).enumerate() {
+            let rows = k.chunks_exact(64).skip(head / 3 * kv_seq_len as usize);
+            let dot = |row: &[f32]| -> f64 {
+                row.iter().zip(q).map(|(k, q)| f64::from(*k) * f64::from(*q)).sum()
+            };
+            let scores = rows.take(kv_seq_len as usize).map(|row| 0.125 * dot(row));
+            let span = |(low, high): (f64, f64), s: f64| (low.min(s), high.max(s));
+            let (low, high) = scores.fold((f64::INFINITY, f64::NEG_INFINITY), span);
+            widest = widest.max(high - low);
+        }
+    }
+    assert!((21.0..22.0).contains(&widest), "{widest}");
+}
+
 /// Encoding the unquantised rows must give the captured codes and norms, which
 /// tests/data/expected.py has checked as well.
 #[test]

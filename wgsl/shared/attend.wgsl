@@ -5,8 +5,9 @@
 // for row groups. Each handles ROWS positions at a time, a tile, and reads the next one before it
 // computes. Weights are relative to the largest scores of the first tile, so that nothing in the loop
 // rescales accumulators, for which drivers move registers about; where a later score is more than SLACK
-// above, all is done in a second turn, relative to the largest scores of all. Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; look_up_plain or
-// look_up_table turn them into centroids.
+// above, all is done in a second turn, relative to the largest scores of all. Pieces k_words, k_pairs or
+// k_vectors, and the same of V, read a lane's codes; look_up_plain or look_up_table turn them into
+// centroids.
 
 const K_LANE_BITS = COORDS * K_BITS;
 const V_LANE_BITS = COORDS * V_BITS;
@@ -32,7 +33,7 @@ const MAXIMA_ROUND = 1u;
 const WEIGHTS_ROUND = 2u;
 const EXCHANGE_ROUNDS = 3u;
 
-const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
+const HIDDEN = -3.0e38; // score of a row past the end: far under any maximum
 const SUM_ROWS = ROWS;  // sums of a query head that a row group hands to the merge
 
 // How far a score may be above what its weight is relative to: exp of it, times as many positions and
@@ -49,9 +50,9 @@ struct Tile {
 
 // What a lane carries from tile to tile.
 struct Running {
-    top: array<f32, GROUP_PAD>,      // what weights are relative to: the maximum, to within SLACK
-    owned_top: array<f32, OWNED>,    // the same of the owned scores' heads
-    owned_highest: array<f32, OWNED>, // largest score
+    top: array<f32, GROUP_PAD>,       // what weights are relative to: the maximum, to within SLACK
+    owned_top: array<f32, OWNED>,     // the same of the owned scores' heads
+    owned_highest: array<f32, OWNED>, // largest of the owned scores
     owned_sum: array<f32, OWNED>,
     acc: array<vec4<f32>, GROUP * VECS>,
 }

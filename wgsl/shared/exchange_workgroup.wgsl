@@ -2,8 +2,8 @@
 // without subgroup operations. Score v is of row v / GROUP_PAD and query head v % GROUP_PAD. The
 // lanes that are v % OWNERS modulo OWNERS own it, as their owned score v / OWNERS.
 //
-// The entry point puts the barriers; a constant tells it to. Every put has memory of its own, so
-// one barrier after each is enough.
+// The entry point puts the barriers, as many as a constant says, but for those of some_rise, which is
+// called outside of loops. Every put has memory of its own, so one barrier after each is enough.
 
 const EXCHANGE_BARRIERS = 1u; // between a put and what reads it
 
