@@ -87,9 +87,9 @@ fn a_broken_wgsl_kernel_and_a_broken_msl_kernel_each_turn_the_report_red_by_name
     assert!(failing(&red).iter().all(|(kernel, _)| *kernel == stem));
 
     // Right numbers with a barrier too few are a finding, and a text that is no MSL is named.
-    let barrier = "    threadgroup_barrier(mem_flags::mem_threadgroup);\n\n    Running running";
+    let barrier = "    threadgroup_barrier(mem_flags::mem_threadgroup);\n\n    // A second turn";
     let stem = "flash_attn_vec_tq";
-    let red = reports(&mut open((LegName::MslHost, stem, barrier, "\n    Running running")));
+    let red = reports(&mut open((LegName::MslHost, stem, barrier, "\n    // A second turn")));
     let status = |red: &[CaseReport]| {
         let of: Vec<_> = red.iter().filter(|c| c.kernel == stem).collect();
         let leg = of[0].results.iter().find(|r| r.leg == "msl-host").unwrap();
