@@ -201,7 +201,7 @@ fn peaked() -> flash_attn_vec_tq::Case {
     flash_attn_vec_tq::Case {
         num_kv_heads: 6,
         num_heads: 12,
-        score_sigma: 40.0,
+        score_sigma: 60.0,
         ..attention(0, 2, 300, 320, 39, 1)
     }
 }
@@ -465,6 +465,11 @@ fn broken_msl_is_caught() {
     assert!(!passed && findings.is_empty(), "{findings:?}");
     // Row groups of a simdgroup that are taken for one, and are not.
     let (passed, findings) = run("join(tid, running);", "");
+    assert!(!passed && findings.is_empty(), "{findings:?}");
+    // And one whose weights are relative to something else.
+    let top = "set_top(tid, simd_lane, owned, running);";
+    let odd = "for (uint j = 0; j < OWNED && tid / LANES % 2u == 1u; j++) { running.owned_top.x[j] += 1.0f; }";
+    let (passed, findings) = run(top, &format!("{top}\n{odd}"));
     assert!(!passed && findings.is_empty(), "{findings:?}");
     // Weights that overflow, since nothing sends scores far above the first ones through the loop again.
     let (passed, findings) = changed(contract, &peaked(), "&& some_rise(running)", "&& false");

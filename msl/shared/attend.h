@@ -156,19 +156,24 @@ inline Owned scaled_sums(thread const Tile &tile, Owned owned, float scale, floa
 
 // Owned scores of the tile at `base` after the softcap, HIDDEN where there is no such score.
 inline Owned visible_scores(uint tid, uint base, uint end, Owned owned, float softcap) {
+    if (softcap > 0.0f) { // one branch a tile, not one a score
+        for (uint j = 0; j < OWNED; j++) {
+            owned.x[j] = soften(owned.x[j], softcap);
+        }
+    }
     for (uint j = 0; j < OWNED; j++) {
         uint v = j * OWNERS + tid % LANES % OWNERS;
         bool visible = base + v / GROUP_PAD * ROW_GROUPS + tid / LANES < end && v % GROUP_PAD < GROUP;
-        owned.x[j] = visible ? soften(owned.x[j], softcap) : HIDDEN;
+        owned.x[j] = visible ? owned.x[j] : HIDDEN;
     }
     return owned;
 }
 
-// Makes weights relative to the largest of these scores.
+// Makes weights relative to the largest of these scores and of those of the row groups that join this one.
 inline void set_top(uint tid, uint simd_lane, Owned owned, thread Running &running) {
     Heads maxima = head_maxima(simd_lane, owned);
     for (uint h = 0; h < GROUP; h++) {
-        running.top[h] = max(NO_SCORE, maxima.x[h]);
+        running.top[h] = max(NO_SCORE, join_max(maxima.x[h]));
         for (uint j = 0; j < OWNED; j++) {
             if ((j * OWNERS + tid % LANES % OWNERS) % GROUP_PAD == h) {
                 running.owned_top.x[j] = running.top[h];
@@ -184,23 +189,6 @@ inline bool some_rise(thread const Running &running) {
         rises = rises || running.owned_highest.x[j] > running.owned_top.x[j] + SLACK;
     }
     return simd_any(rises);
-}
-
-// Brings what was summed up to other maxima.
-inline void rescale_to(uint tid, Heads tops, thread Running &running) {
-    for (uint h = 0; h < GROUP; h++) {
-        float factor = precise::exp(running.top[h] - tops.x[h]);
-        running.top[h] = tops.x[h];
-        for (uint i = 0; i < VECS; i++) {
-            running.acc[h * VECS + i] *= factor;
-        }
-        for (uint j = 0; j < OWNED; j++) {
-            if ((j * OWNERS + tid % LANES % OWNERS) % GROUP_PAD == h) {
-                running.owned_sum.x[j] *= factor;
-                running.owned_top.x[j] = tops.x[h];
-            }
-        }
-    }
 }
 
 // Weights of the owned scores, added to their sums; they take V's norm along.
@@ -237,17 +225,13 @@ inline void add_rows(threadgroup const float *codebook, uint simd_lane, thread c
     }
 }
 
-// Makes one of every JOINED row groups that follow each other in a simdgroup. Each lane then has its sums
-// and maxima of all of them, and of its accumulators those that merge_put_acc hands over, in front.
+// Makes one of every JOINED row groups that follow each other in a simdgroup, whose weights are relative to
+// the same. Each lane then has its sums of all of them, and of its accumulators those that merge_put_acc
+// hands over, in front.
 inline void join(uint tid, thread Running &running) {
     if (JOINED == 1u) {
         return;
     }
-    Heads maxima;
-    for (uint h = 0; h < GROUP; h++) {
-        maxima.x[h] = join_max(running.top[h]);
-    }
-    rescale_to(tid, maxima, running);
     for (uint j = 0; j < OWNED; j++) {
         running.owned_sum.x[j] = join_sum(running.owned_sum.x[j]);
     }

@@ -130,40 +130,27 @@ fn scaled_sums(tile: ptr<function, Tile>, sums: array<f32, OWNED>) -> array<f32,
 // Owned scores of the tile at `base` after the softcap, HIDDEN where there is no such score.
 fn visible_scores(tid: u32, base: u32, end: u32, scores: array<f32, OWNED>) -> array<f32, OWNED> {
     var owned = scores;
+    if (params.softcap > 0.0) { // one branch a tile, not one a score
+        for (var j = 0u; j < OWNED; j++) { // unroll
+            owned[j] = soften(owned[j], params.softcap);
+        }
+    }
     for (var j = 0u; j < OWNED; j++) { // unroll
         let v = j * OWNERS + tid % LANES % OWNERS;
         let visible = base + v / GROUP_PAD * ROW_GROUPS + tid / LANES < end && v % GROUP_PAD < GROUP;
-        owned[j] = select(HIDDEN, soften(owned[j], params.softcap), visible);
+        owned[j] = select(HIDDEN, owned[j], visible);
     }
     return owned;
 }
 
-// Makes weights relative to the largest of these scores.
+// Makes weights relative to the largest of these scores and of those of the row groups that join this one.
 fn set_top(in: Invocation, owned: array<f32, OWNED>, running: ptr<function, Running>) {
     var maxima = head_maxima(in, owned);
     for (var h = 0u; h < GROUP; h++) { // unroll
-        (*running).top[h] = max(NO_SCORE, maxima[h]);
+        (*running).top[h] = max(NO_SCORE, join_max(maxima[h]));
         for (var j = 0u; j < OWNED; j++) { // unroll
             if ((j * OWNERS + in.tid % LANES % OWNERS) % GROUP_PAD == h) {
                 (*running).owned_top[j] = (*running).top[h];
-            }
-        }
-    }
-}
-
-// Brings what was summed up to other maxima.
-fn rescale_to(in: Invocation, maxima: array<f32, GROUP_PAD>, running: ptr<function, Running>) {
-    var tops = maxima;
-    for (var h = 0u; h < GROUP; h++) { // unroll
-        let factor = exp((*running).top[h] - tops[h]);
-        (*running).top[h] = tops[h];
-        for (var i = 0u; i < VECS; i++) { // unroll
-            (*running).acc[h * VECS + i] *= factor;
-        }
-        for (var j = 0u; j < OWNED; j++) { // unroll
-            if ((j * OWNERS + in.tid % LANES % OWNERS) % GROUP_PAD == h) {
-                (*running).owned_sum[j] *= factor;
-                (*running).owned_top[j] = tops[h];
             }
         }
     }
@@ -213,17 +200,13 @@ fn add_rows(
     }
 }
 
-// Makes one of every JOINED row groups that follow each other in a subgroup. Each lane then has its sums
-// and maxima of all of them, and of its accumulators those that merge_put_acc hands over, in front.
+// Makes one of every JOINED row groups that follow each other in a subgroup, whose weights are relative to
+// the same. Each lane then has its sums of all of them, and of its accumulators those that merge_put_acc
+// hands over, in front.
 fn join(in: Invocation, running: ptr<function, Running>) {
     if (JOINED == 1u) {
         return;
     }
-    var maxima = (*running).top;
-    for (var h = 0u; h < GROUP; h++) { // unroll
-        maxima[h] = join_max(maxima[h]);
-    }
-    rescale_to(in, maxima, running);
     for (var j = 0u; j < OWNED; j++) { // unroll
         (*running).owned_sum[j] = join_sum((*running).owned_sum[j]);
     }
