@@ -109,6 +109,26 @@ fn attention_that_skips_rows_is_verified_against_what_it_may_lose() {
 }
 
 #[test]
+fn splits_follow_the_size_of_the_device() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    let splits = |multiprocessors: &str| {
+        let arguments = "bench --kernel attention --preset S --kv-seq-len 600 --format 4/4 \
+                         --leg wgsl --hot --json --multiprocessors";
+        let all = arguments.split_whitespace().chain([multiprocessors]);
+        let output = wgtq(&all.collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["points"][0]["verified"], true);
+        report["points"][0]["nwg"].as_u64().unwrap()
+    };
+    // Two workgroups a multiprocessor, over three KV heads; then splits of 64 positions or more.
+    assert_eq!((splits("1"), splits("3")), (1, 2));
+    assert!((5..=10).contains(&splits("132")));
+}
+
+#[test]
 fn f16_arithmetic_is_refused_by_name_where_there_are_no_matrices() {
     if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
         return;

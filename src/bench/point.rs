@@ -143,7 +143,7 @@ impl Point {
             }
             Format::Packed { .. } if self.arithmetic == Arithmetic::F16 => {
                 let problem = self.on_matrices(cache);
-                let nwg = self.splits(|| problem.splits(self.length))?;
+                let nwg = self.splits(|| problem.splits(self.length, caps))?;
                 ("flash_attn_mat_tq", nwg, problem.plan(caps, language)?)
             }
             Format::Packed { .. } if self.dispatches != Dispatches::Two => {

@@ -268,7 +268,7 @@ impl Kind {
     fn own_splits(&self, tokens: u32, visible: u32) -> Result<u32> {
         match attention(&self.config) {
             Some(one) if tokens == 1 => one.splits(visible, &self.caps, self.language),
-            _ => Ok(tile(&self.config).splits(tokens, visible)),
+            _ => Ok(tile(&self.config).splits(tokens, visible, &self.caps)),
         }
     }
 

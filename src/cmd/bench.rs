@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use wgtq::bench::report::{PointReport, Report, RowReport, SCHEMA};
 use wgtq::bench::{Arithmetic, Dispatches, Format, Measured, Plan, Preset, Subject, chart, run};
-use wgtq::contract::Language;
+use wgtq::contract::{Caps, Language};
 use wgtq::driver::{DriverError, Outputs};
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::legs::LegName;
@@ -66,6 +66,9 @@ pub struct Args {
     /// Numbers of splits to try, in place of the kernel's own choice
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=256))]
     splits: Vec<u32>,
+    /// Multiprocessors, or GPU cores, that splits are to fill; wgpu does not tell
+    #[arg(long, value_name = "N", default_value_t = Caps::LARGE, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    multiprocessors: u32,
     /// Read one cache again and again, so that small ones stay in the device's cache
     #[arg(long)]
     hot: bool,
@@ -96,7 +99,8 @@ impl Args {
         }
         self.check_legs()?;
         self.check_dispatches()?;
-        let gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
+        let mut gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
+        gpu.caps = gpu.caps.with_multiprocessors(self.multiprocessors);
         super::note(&format!("on {}", gpu.report.line()));
         let plan = self.plan(&gpu);
         check_device(&gpu, &plan)?;

@@ -36,6 +36,7 @@ impl Caps {
             storage_fence: storage_fence(info.backend, device.features()),
             subgroup_size: subgroups.then_some(info.subgroup_min_size),
             matrices: device.features().contains(MATRICES) && info.backend == wgpu::Backend::Vulkan,
+            multiprocessors: Self::LARGE,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_workgroup_threads: limits
                 .max_compute_invocations_per_workgroup
@@ -47,6 +48,12 @@ impl Caps {
     /// The same, with a subgroup width that the caller knows; none turns subgroups off.
     pub const fn with_subgroup_size(self, subgroup_size: Option<u32>) -> Self {
         Self { subgroup_size, ..self }
+    }
+
+    /// The same, with the number of multiprocessors that the caller knows: the GPU cores of an Apple
+    /// chip, say. Numbers of splits follow it; pipelines do not.
+    pub const fn with_multiprocessors(self, multiprocessors: u32) -> Self {
+        Self { multiprocessors, ..self }
     }
 }
 

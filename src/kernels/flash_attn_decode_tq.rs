@@ -62,9 +62,9 @@ kernel! {
 
 /// Threads of a workgroup, no fewer: they rotate rows and hold the merge's weights.
 const THREADS: u32 = 128;
-/// Workgroups that a short context is split into at most: one on each multiprocessor of a large device,
-/// since the last of a column reads what all others left.
-const SHORT_WORKGROUPS: u32 = READING_AHEAD / 2;
+/// Workgroups a multiprocessor that a short context is split into at most, since the last of a column
+/// reads what all others left.
+const SHORT_WORKGROUPS: u32 = 1;
 /// Most coordinates that a workgroup rotates at a time, 2 KiB of its memory: every thread of 128 has
 /// four of them to merge.
 const COORDINATES: u32 = 512;
@@ -177,9 +177,9 @@ impl Problem {
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
         let context = Context::of(visible);
-        let workgroups = if context == Context::Short { SHORT_WORKGROUPS } else { READING_AHEAD };
+        let busy = if context == Context::Short { SHORT_WORKGROUPS } else { READING_AHEAD };
         let attention = self.groups(context, caps, language)?.attention;
-        Ok(attention.splits(self.attention().shape(), visible, workgroups))
+        Ok(attention.splits(self.attention().shape(), visible, caps, busy))
     }
 
     /// Bytes of scratch for up to `nwg` splits.

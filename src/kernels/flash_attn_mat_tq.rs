@@ -49,9 +49,8 @@ const BLOCK: u32 = 16;
 /// Positions of a WGSL workgroup at a time, where its memory has room for the scores of so many: barriers
 /// and the softmax are waited for once.
 const TILE: u32 = 32;
-/// Workgroups that fill a large device: two on each of 132 multiprocessors, which is what their
-/// registers allow.
-const WORKGROUPS: u32 = 264;
+/// Workgroups that a multiprocessor has room for, as their registers allow.
+const WORKGROUPS: u32 = 2;
 /// Fewest positions of a split, no fewer than any tile has.
 const SPLIT_POSITIONS: u32 = 64;
 
@@ -166,9 +165,10 @@ impl Problem {
     }
 
     /// The number of splits to use for `visible` positions.
-    pub fn splits(&self, visible: u32) -> Result<u32> {
+    pub fn splits(&self, visible: u32, caps: &Caps) -> Result<u32> {
         let (_, groups_per_kv) = self.groups()?;
-        let fill = WORKGROUPS / self.num_kv_heads.saturating_mul(groups_per_kv).max(1);
+        let workgroups = caps.multiprocessors.saturating_mul(WORKGROUPS);
+        let fill = workgroups / self.num_kv_heads.saturating_mul(groups_per_kv).max(1);
         Ok(visible.div_ceil(SPLIT_POSITIONS).clamp(1, fill.clamp(1, MAX_SPLITS)))
     }
 

@@ -194,12 +194,13 @@ impl Problem {
     }
 
     /// The number of splits to use for one sequence of `query_tokens` tokens that see `visible`
-    /// positions: enough workgroups to fill a device, each with at least 128 positions.
-    pub fn splits(&self, query_tokens: u32, visible: u32) -> u32 {
+    /// positions: two workgroups a multiprocessor, each with at least 128 positions.
+    pub fn splits(&self, query_tokens: u32, visible: u32, caps: &Caps) -> u32 {
         let group = self.num_heads / self.num_kv_heads.max(1);
         let tiles = query_tokens.saturating_mul(group).div_ceil(self.queries());
-        let fill = 256u32.div_ceil(tiles.saturating_mul(self.num_kv_heads).max(1));
-        visible.div_ceil(128).clamp(1, fill.min(64))
+        let workgroups = caps.multiprocessors.saturating_mul(2);
+        let fill = workgroups / tiles.saturating_mul(self.num_kv_heads).max(1);
+        visible.div_ceil(128).clamp(1, fill.clamp(1, 64))
     }
 
     /// One dispatch. The records and the block table are checked here, and must be what the
@@ -280,11 +281,13 @@ mod tests {
             Problem { head_dim: HeadDim::ALL[1], k: key, v: key, num_heads: 8, num_kv_heads: 2 };
         assert_eq!(problem.queries(), 32);
         assert_eq!(
-            [(2, 100), (2, 1000), (2, 1 << 20)].map(|(t, n)| problem.splits(t, n)),
+            [(2, 100), (2, 1000), (2, 1 << 20)].map(|(t, n)| problem.splits(t, n, &Caps::WEBGPU)),
             [1, 8, 64]
         );
         // 64 and 128 tiles of each KV head.
-        assert_eq!([512, 1024, 4096].map(|t| problem.splits(t, 1 << 20)), [2, 1, 1]);
+        let of = |caps: Caps| [512, 1024, 4096].map(|t| problem.splits(t, 1 << 20, &caps));
+        assert_eq!(of(Caps::WEBGPU), [2, 1, 1]);
+        assert_eq!(of(Caps { multiprocessors: 10, ..Caps::WEBGPU }), [1, 1, 1]);
     }
 
     #[test]

@@ -148,6 +148,7 @@ impl Problem {
         Ok(RowGroups::choose(self.shape(), Context::Long, caps, language)?.splits(
             self.shape(),
             visible,
+            caps,
             WAITING,
         ))
     }

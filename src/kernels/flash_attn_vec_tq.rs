@@ -200,7 +200,7 @@ impl Problem {
     /// The number of splits to use for `visible` positions.
     pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
         let groups = RowGroups::choose(self.shape(), Context::of(visible), caps, language)?;
-        Ok(groups.splits(self.shape(), visible, READING_AHEAD))
+        Ok(groups.splits(self.shape(), visible, caps, READING_AHEAD))
     }
 
     /// One dispatch.

@@ -81,11 +81,11 @@ const SOFTWARE_TABLE_STORAGE: (u32, u32) = (32 << 10, 16 << 10);
 /// exchange of the variant without subgroups need the rest.
 const MERGE_BYTES: u32 = 8 << 10;
 
-/// Workgroups that keep a large device busy where each reads ahead: two of 128 threads on each of
-/// 132 multiprocessors. What it costs to start one and to merge its part is not free.
-pub(super) const READING_AHEAD: u32 = 264;
+/// Workgroups of 128 threads that keep a multiprocessor busy where each reads ahead. What it costs to
+/// start one and to merge its part is not free.
+pub(super) const READING_AHEAD: u32 = 2;
 /// The same where none reads ahead, and others have to fill the wait.
-pub(super) const WAITING: u32 = 528;
+pub(super) const WAITING: u32 = 4;
 /// Fewest positions of a split: under them the merge costs more than the split gains.
 const SPLIT_POSITIONS: u32 = 64;
 
@@ -281,10 +281,10 @@ impl RowGroups {
         }
     }
 
-    /// Splits for `visible` positions: so many workgroups of 128 threads if each has enough positions
-    /// and a whole tile of its row groups, since a part of one takes the time of a whole.
-    pub fn splits(&self, shape: Shape, visible: u32, workgroups: u32) -> u32 {
-        let workgroups = workgroups * THREADS / self.threads.max(THREADS);
+    /// Splits for `visible` positions: `busy` workgroups of 128 threads a multiprocessor if each has
+    /// enough positions and a whole tile of its row groups, since a part of one takes the time of a whole.
+    pub fn splits(&self, shape: Shape, visible: u32, caps: &Caps, busy: u32) -> u32 {
+        let workgroups = caps.multiprocessors.saturating_mul(busy) / self.threads.div_ceil(THREADS);
         let fill = workgroups / shape.num_kv_heads.saturating_mul(self.groups_per_kv);
         let fewest = SPLIT_POSITIONS.max(self.threads / self.lanes * self.rows);
         visible.div_ceil(fewest).clamp(1, fill.clamp(1, MAX_SPLITS))
@@ -385,10 +385,15 @@ mod tests {
         let shape = Shape { head_dim, num_heads: 16, num_kv_heads: 8, coord_bits: 8, widest: None };
         let caps = Caps { subgroup_size: Some(32), ..Caps::WEBGPU };
         let c = RowGroups::choose(shape, Context::Long, &caps, Language::Wgsl).unwrap();
-        let splits = [0, 1, 33, 1024, 131_072].map(|n| c.splits(shape, n, READING_AHEAD));
-        assert_eq!(splits, [1, 1, 1, 16, 33], "{c:?}");
+        let of = |multiprocessors| {
+            let caps = Caps { multiprocessors, ..caps };
+            [0, 1, 33, 1024, 131_072].map(|n| c.splits(shape, n, &caps, READING_AHEAD))
+        };
+        assert_eq!(of(Caps::LARGE), [1, 1, 1, 16, 33], "{c:?}");
+        assert_eq!((of(10), of(40)), ([1, 1, 1, 2, 2], [1, 1, 1, 10, 10]));
+        assert_eq!((of(0), of(u32::MAX)), ([1; 5], [1, 1, 1, 16, 256]));
         let many = Shape { num_heads: 4096, num_kv_heads: 4096, ..shape };
-        assert_eq!(c.splits(many, 131_072, READING_AHEAD), 1);
+        assert_eq!(c.splits(many, 131_072, &caps, READING_AHEAD), 1);
     }
 
     /// head_dim, query heads a KV head, bits of K and of V.
