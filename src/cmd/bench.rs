@@ -263,19 +263,8 @@ fn show(report: &Report) {
 
 fn show_attention(report: &Report) {
     let msl = report.points.iter().any(|p| p.leg == LegName::Msl.as_str());
-    let mut header = vec![
-        "shape",
-        "n",
-        "K/V",
-        "leg",
-        "nwg",
-        "us",
-        "p10..p90",
-        "attn+merge",
-        "GB/s",
-        "%copy",
-        "x f16",
-    ];
+    let mut header =
+        vec!["shape, n", "K/V", "leg", "nwg", "us", "p10..p90", "attn+merge", "GB/s, %", "x f16"];
     header.push(if msl { "/ MSL" } else { "/ trusted" });
     let mut table = super::table(&header);
     for point in &report.points {
@@ -284,8 +273,8 @@ fn show_attention(report: &Report) {
     super::print(&table.to_string());
     super::print(
         "n: positions, in nwg splits. us: median of a call, merge included; attn+merge: each dispatch \
-         alone;\nx f16: time of dense f16 on the same leg over this one; / MSL, / trusted: this time \
-         over that leg's.",
+         alone;\nGB/s of the stored cache, and per cent of copy speed; x f16: time of dense f16 on the same \
+         leg over\nthis one; / MSL, / trusted: this time over that leg's.",
     );
     super::print(&verified(report));
 }
@@ -303,10 +292,24 @@ fn verified(report: &Report) -> String {
     }
 }
 
+/// Digits behind the point of microseconds, no more than a table has room for.
+fn digits(us: f64) -> usize {
+    usize::from(us < 1000.0)
+}
+
+fn micros(us: f64) -> String {
+    format!("{us:.*}", digits(us))
+}
+
+/// GB/s, and per cent of copy speed.
+fn speed(gb_s: f64, of_copy: Option<f64>) -> String {
+    let per_cent = of_copy.map_or(String::new(), |x| format!(", {:.0}", 100.0 * x));
+    format!("{gb_s:.*}{per_cent}", if gb_s < 10.0 { 2 } else { 0 })
+}
+
 fn cells(point: &PointReport, msl: bool) -> Vec<String> {
     let mut cells = vec![
-        point.preset.clone(),
-        point.kv_seq_len.to_string(),
+        format!("{} {}", point.preset, point.kv_seq_len),
         point.format.clone(),
         point.leg.clone(),
         point.nwg.to_string(),
@@ -317,14 +320,16 @@ fn cells(point: &PointReport, msl: bool) -> Vec<String> {
     };
     let ratio = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2}"));
     cells.extend([
-        format!("{:.1}", timing.us),
-        format!("{:.0}..{:.0}", timing.us_p10, timing.us_p90),
+        micros(timing.us),
+        format!("{}..{}", micros(timing.us_p10), micros(timing.us_p90)),
         match timing.merge_us {
-            Some(merge) => format!("{:.1}+{merge:.1}", timing.attention_us),
+            Some(merge) => {
+                let digits = digits(timing.attention_us);
+                format!("{:.digits$}+{merge:.digits$}", timing.attention_us)
+            }
             None => "-".to_owned(),
         },
-        format!("{:.0}", timing.gb_s),
-        timing.of_copy.map_or("-".to_owned(), |x| format!("{:.0}", 100.0 * x)),
+        speed(timing.gb_s, timing.of_copy),
         ratio(timing.f16_ratio),
         ratio(if msl { timing.msl_ratio } else { timing.trusted_ratio }),
     ]);

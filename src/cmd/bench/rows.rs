@@ -3,6 +3,7 @@
 use wgtq::bench::report::{Report, RowReport};
 use wgtq::legs::LegName;
 
+use super::{micros, speed};
 use crate::cmd::{print, table};
 
 /// Prints the table.
@@ -37,17 +38,11 @@ fn cells(row: &RowReport, msl: bool) -> Vec<String> {
         return cells;
     };
     let ratio = |x: Option<f64>| x.map_or("-".to_owned(), |x| format!("{x:.2}"));
-    let digits = usize::from(timing.us < 1000.0);
     cells.extend([
-        format!("{:.digits$}", timing.us),
-        format!("{:.digits$}..{:.digits$}", timing.us_p10, timing.us_p90),
-        format!(
-            "{:.*}{}",
-            if timing.gb_s < 10.0 { 2 } else { 0 },
-            timing.gb_s,
-            timing.of_copy.map_or(String::new(), |x| format!(", {:.0}", 100.0 * x)),
-        ),
-        row.copied_us.map_or("-".to_owned(), |us| format!("{us:.1}")),
+        micros(timing.us),
+        format!("{}..{}", micros(timing.us_p10), micros(timing.us_p90)),
+        speed(timing.gb_s, timing.of_copy),
+        row.copied_us.map_or("-".to_owned(), micros),
         ratio(if msl { timing.msl_ratio } else { timing.trusted_ratio }),
     ]);
     cells
