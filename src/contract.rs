@@ -87,7 +87,7 @@ pub struct Caps {
     /// wgpu's feature `MEMORY_DECORATION_COHERENT`, which the device must have been asked for.
     pub storage_fence: bool,
     /// Multiprocessors, in Metal's words GPU cores, that splits have to fill. wgpu does not tell, so
-    /// [`Self::LARGE`] is taken for granted until a caller says what it knows.
+    /// [`Self::MULTIPROCESSORS`] is taken for granted until a caller says what it knows.
     pub multiprocessors: u32,
     /// Bytes of workgroup memory.
     pub max_workgroup_storage: u32,
@@ -98,15 +98,15 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// Multiprocessors of the largest device that was timed.
-    pub const LARGE: u32 = 132;
+    /// Multiprocessors where nobody says: those of the largest device that was timed.
+    pub const MULTIPROCESSORS: u32 = 132;
 
     /// What every WebGPU device allows, without subgroups.
     pub const WEBGPU: Self = Self {
         subgroup_size: None,
         matrices: false,
         storage_fence: false,
-        multiprocessors: Self::LARGE,
+        multiprocessors: Self::MULTIPROCESSORS,
         max_workgroup_storage: 16 << 10,
         max_workgroup_threads: 256,
         max_workgroups_per_dim: 65_535,
@@ -117,7 +117,7 @@ impl Caps {
         subgroup_size: Some(32),
         matrices: false,
         storage_fence: false,
-        multiprocessors: Self::LARGE,
+        multiprocessors: Self::MULTIPROCESSORS,
         max_workgroup_storage: 32 << 10,
         max_workgroup_threads: 1024,
         max_workgroups_per_dim: 65_535,

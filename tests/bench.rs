@@ -12,6 +12,13 @@ fn wgtq(args: &[&str]) -> Output {
     Command::cargo_bin("wgtq").unwrap().args(args).output().unwrap()
 }
 
+/// The report that a successful run prints.
+fn report(arguments: &str) -> Value {
+    let output = wgtq(&arguments.split_whitespace().collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
 fn validate(report: &Value) {
     let schema = wgtq(&["schema", "bench"]);
     let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
@@ -93,11 +100,10 @@ fn attention_that_skips_rows_is_verified_against_what_it_may_lose() {
         return;
     }
     let run = |floor: &str| {
-        let arguments = "bench --kernel attention --preset S --kv-seq-len 200 --format 4/4 \
-                         --leg wgsl --hot --json --weight-floor";
-        let output = wgtq(&arguments.split_whitespace().chain([floor]).collect::<Vec<_>>());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = report(&format!(
+            "bench --kernel attention --preset S --kv-seq-len 200 --format 4/4 --leg wgsl --hot \
+             --json --weight-floor {floor}"
+        ));
         let point = &report["points"][0];
         assert_eq!(point["verified"], true, "{point}");
         [&point["error"], &point["tolerance"]].map(|x| x.as_f64().unwrap())
@@ -114,12 +120,10 @@ fn splits_follow_the_size_of_the_device() {
         return;
     }
     let splits = |multiprocessors: &str| {
-        let arguments = "bench --kernel attention --preset S --kv-seq-len 600 --format 4/4 \
-                         --leg wgsl --hot --json --multiprocessors";
-        let all = arguments.split_whitespace().chain([multiprocessors]);
-        let output = wgtq(&all.collect::<Vec<_>>());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let report = report(&format!(
+            "bench --kernel attention --preset S --kv-seq-len 600 --format 4/4 --leg wgsl --hot \
+             --json --multiprocessors {multiprocessors}"
+        ));
         assert_eq!(report["points"][0]["verified"], true);
         report["points"][0]["nwg"].as_u64().unwrap()
     };

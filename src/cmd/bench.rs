@@ -67,7 +67,7 @@ pub struct Args {
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=256))]
     splits: Vec<u32>,
     /// Multiprocessors, or GPU cores, that splits are to fill; wgpu does not tell
-    #[arg(long, value_name = "N", default_value_t = Caps::LARGE, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    #[arg(long, value_name = "N", default_value_t = Caps::MULTIPROCESSORS, value_parser = clap::value_parser!(u32).range(1..=4096))]
     multiprocessors: u32,
     /// Read one cache again and again, so that small ones stay in the device's cache
     #[arg(long)]

@@ -36,7 +36,7 @@ impl Caps {
             storage_fence: storage_fence(info.backend, device.features()),
             subgroup_size: subgroups.then_some(info.subgroup_min_size),
             matrices: device.features().contains(MATRICES) && info.backend == wgpu::Backend::Vulkan,
-            multiprocessors: Self::LARGE,
+            multiprocessors: Self::MULTIPROCESSORS,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_workgroup_threads: limits
                 .max_compute_invocations_per_workgroup

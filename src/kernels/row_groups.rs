@@ -389,7 +389,7 @@ mod tests {
             let caps = Caps { multiprocessors, ..caps };
             [0, 1, 33, 1024, 131_072].map(|n| c.splits(shape, n, &caps, READING_AHEAD))
         };
-        assert_eq!(of(Caps::LARGE), [1, 1, 1, 16, 33], "{c:?}");
+        assert_eq!(of(Caps::MULTIPROCESSORS), [1, 1, 1, 16, 33], "{c:?}");
         assert_eq!((of(10), of(40)), ([1, 1, 1, 2, 2], [1, 1, 1, 10, 10]));
         assert_eq!((of(0), of(u32::MAX)), ([1; 5], [1, 1, 1, 16, 256]));
         let many = Shape { num_heads: 4096, num_kv_heads: 4096, ..shape };

@@ -283,7 +283,7 @@ impl Opened {
             subgroup_size,
             matrices: false,
             storage_fence: false,
-            multiprocessors: Caps::LARGE,
+            multiprocessors: Caps::MULTIPROCESSORS,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_workgroup_threads: limits
                 .max_compute_invocations_per_workgroup
