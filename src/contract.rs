@@ -78,9 +78,9 @@ impl Language {
 pub struct Caps {
     /// Lanes that are sure to be in one subgroup; none without subgroup operations.
     pub subgroup_size: Option<u32>,
-    /// Whether WGSL may use cooperative matrices of 16x16, f16 in and f32 out, with f16 and subgroup
-    /// barriers beside them.
-    pub matrices: bool,
+    /// Rows and columns of the cooperative matrices that WGSL may use, f16 in and f32 out, with f16 and
+    /// subgroup barriers beside them: wgpu has 16x16 on Vulkan and 8x8 on Metal.
+    pub matrices: Option<u32>,
     /// Whether workgroups of a dispatch may hand values to each other in WGSL: a storage barrier orders
     /// a workgroup's accesses for the whole device, and storage may be `@coherent`. WGSL promises
     /// neither. The SPIR-V, HLSL and GLSL that naga makes of it have the former; the latter is
@@ -104,7 +104,7 @@ impl Caps {
     /// What every WebGPU device allows, without subgroups.
     pub const WEBGPU: Self = Self {
         subgroup_size: None,
-        matrices: false,
+        matrices: None,
         storage_fence: false,
         multiprocessors: Self::MULTIPROCESSORS,
         max_workgroup_storage: 16 << 10,
@@ -112,10 +112,10 @@ impl Caps {
         max_workgroups_per_dim: 65_535,
     };
 
-    /// An Apple GPU under Metal: 32-wide simdgroups, 32 KiB of threadgroup memory.
+    /// An Apple GPU under Metal: 32-wide simdgroups, 8x8 matrices, 32 KiB of threadgroup memory.
     pub const APPLE: Self = Self {
         subgroup_size: Some(32),
-        matrices: false,
+        matrices: Some(8),
         storage_fence: false,
         multiprocessors: Self::MULTIPROCESSORS,
         max_workgroup_storage: 32 << 10,
@@ -164,7 +164,7 @@ value_from!(bool => Bool, u32 => U32, f32 => F32, Vec<f32> => F32s, Vec<u32> => 
 
 /// What [`Caps::matrices`] stands for, as errors name it.
 const MATRICES: &str =
-    "EXPERIMENTAL_COOPERATIVE_MATRIX (16x16, f16 to f32), SHADER_F16 and SUBGROUP_BARRIER";
+    "EXPERIMENTAL_COOPERATIVE_MATRIX (f16 to f32), SHADER_F16 and SUBGROUP_BARRIER";
 
 /// What [`Caps::storage_fence`] stands for, as errors name it.
 const STORAGE_FENCE: &str = "storage_fence (a storage barrier that orders accesses for the whole device, and \
@@ -211,7 +211,7 @@ impl Plan {
 
     /// Checks the plan against what the device allows.
     pub fn check(&self, caps: &Caps) -> crate::Result<()> {
-        if self.matrices && !caps.matrices {
+        if self.matrices && caps.matrices.is_none() {
             return Err(crate::Error::Feature { kernel: self.contract.stem, feature: MATRICES });
         }
         if self.storage_fence && !caps.storage_fence {

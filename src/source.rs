@@ -89,6 +89,8 @@ const PIECES: &[(&str, &str, &str)] = &[
     piece!("v_words", wgsl),
     piece!("v_pairs", wgsl),
     piece!("v_vectors", wgsl),
+    piece!("matrices_8", wgsl),
+    piece!("matrices_16", wgsl),
     piece!("encode"),
     piece!("exchange", msl),
     piece!("exchange_subgroup", wgsl),

@@ -115,6 +115,34 @@ fn attention_that_skips_rows_is_verified_against_what_it_may_lose() {
 }
 
 #[test]
+fn several_query_tokens_are_verified_and_timed() {
+    if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
+        return;
+    }
+    let arguments = "bench --kernel attention --preset S --kv-seq-len 200 --query-tokens 1,16 \
+                     --format f16,3/8 --leg wgsl --hot";
+    let arguments: Vec<&str> = arguments.split_whitespace().collect();
+    let table = String::from_utf8(wgtq(&arguments).stdout).unwrap();
+    assert!(table.contains("shape, n, q") && table.contains("S 200 16"), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    let report = report(&[arguments.as_slice(), &["--json"]].concat().join(" "));
+    validate(&report);
+    let points = report["points"].as_array().unwrap();
+    assert_eq!(points.len(), 4);
+    for point in points {
+        let several = point["query_tokens"] == 16;
+        assert_eq!(point["kernel"] == "flash_attn_tile", several, "{point}");
+        assert_eq!(point["verified"], true, "{point}");
+        // Both products, of 9 query heads of 64 coordinates, over what is seen.
+        let seen = if several { 16 * 200 - 15 * 16 / 2 } else { 200 };
+        let flops = f64::from(4 * 9 * 64 * seen);
+        let timing = |name: &str| point["timing"][name].as_f64().unwrap();
+        assert!((timing("tflop_s") * timing("us") * 1e6 / flops - 1.0).abs() < 1e-9, "{point}");
+        assert!(timing("f16_ratio") > 0.0, "{point}");
+    }
+}
+
+#[test]
 fn splits_follow_the_size_of_the_device() {
     if std::env::var_os("WGTQ_GPU").is_some_and(|v| v == "none") {
         return;
@@ -182,6 +210,8 @@ fn the_kept_reports_are_valid_and_every_point_was_right() {
         include_str!("data/bench-h100-rows.json"),
         include_str!("data/bench-h100-mat.json"),
         include_str!("data/bench-h100-mat-gl.json"),
+        include_str!("data/bench-h100-tokens-f32.json"),
+        include_str!("data/bench-h100-tokens-f16.json"),
     ] {
         let report: Value = serde_json::from_str(text).unwrap();
         validate(&report);
@@ -210,6 +240,14 @@ fn bad_arguments_are_named() {
         (
             "--dispatches one-rotated --arithmetic f16",
             "--dispatches: need two with --arithmetic f16, found one-rotated",
+        ),
+        (
+            "--query-tokens 2 --dispatches one",
+            "--query-tokens: need 1 with --dispatches one or one-rotated, or --weight-floor, found 2",
+        ),
+        (
+            "--query-tokens 1,65 --kv-seq-len 64,100",
+            "--query-tokens: need no more than the 64 positions, found 65",
         ),
         (
             "--weight-floor 0.1 --dispatches one-rotated",

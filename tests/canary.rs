@@ -1,6 +1,7 @@
 //! The comparators are tested too: each must reject something that is known to be wrong.
 
 use wgtq::codec::{Bits, Codec, HeadDim, Rotation, codebook};
+use wgtq::contract::Contract;
 use wgtq::gpu::device::{Gpu, Selection};
 use wgtq::kernels::Context;
 use wgtq::legs::{LegName, WgpuLeg};
@@ -335,10 +336,34 @@ fn passes(stem: &str, leg: &mut WgpuLeg) -> bool {
 const NATIVE: &[(&str, &str, &str)] = &[
     ("flash_attn_mat_tq", "min(position, end - 1u)", "min(position, end)"),
     ("flash_attn_mat_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
-    ("flash_attn_mat_tq", "&weights[own * WEIGHTS]", "&weights[0]"),
+    ("flash_attn_mat_tq", "let at = own * WEIGHTS + (p", "let at = (p"),
     ("flash_attn_mat_tq", "norms_at(base + TILE + position", "norms_at(base + position"),
     ("flash_attn_mat_tq", "exp(scores[b] - top[g])", "exp(scores[0] - top[g])"),
-    ("flash_attn_mat_tq", "i * ROW_LANES] = decoded[i];", "i] = decoded[i];"),
+    ("flash_attn_mat_tq", "i * ROW_LANES * FOUR, decoded[i]);", "i * FOUR, decoded[i]);"),
+    ("flash_attn_mat_tile", "slot % params.page_size;", "slot;"),
+    (
+        "flash_attn_mat_tile",
+        "sequence.position + own_query / GQA)",
+        "sequence.position + own_query)",
+    ),
+    ("flash_attn_mat_tile", "params.split_base + split;", "split;"),
+    ("flash_attn_mat_tile", "r * NORMS_PER_POS / ROW_SUBGROUPS * FOURS", "0u"),
+    (
+        "flash_attn_mat_tile",
+        "(group * NORMS_PER_POS + n) * WEIGHTS",
+        "group * NORMS_PER_POS * WEIGHTS",
+    ),
+    ("flash_attn_mat_tile", "(i / BLOCK * TURN_ROW + row_subgroup", "(row_subgroup"),
+    ("flash_attn_mat_tile", "base + BLOCK - located);", "base - located);"),
+    ("flash_attn_mat_tile", "n * FOURS + (base - located) / 4u + four]));", "n * FOURS + four]));"),
+    ("flash_attn_mat_tile", "sum *= factor;", ""),
+    ("flash_attn_mat_tile", "get_sums(at) * factors[group", "get_sums(at) / factors[group"),
+    ("flash_attn_mat_tile", "* factors[group * GROUP_QUERIES + j", "* factors[j"),
+    (
+        "flash_attn_mat_tile",
+        "scores[f] = s;",
+        "scores[f] = select(s, vec4(0.0), s == vec4(HIDDEN));",
+    ),
     ("flash_attn_decode_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_decode_tq", "base + TILE, end, kv_head)", "base, end, kv_head)"),
     ("flash_attn_decode_tq", "again = some_rise(in, &running);", ""),
@@ -370,6 +395,9 @@ const NATIVE: &[(&str, &str, &str)] = &[
     ),
 ];
 
+/// How the feature is named that kernels on matrices need.
+const MATRICES: &str = "EXPERIMENTAL_COOPERATIVE_MATRIX";
+
 /// Cases of a native kernel, one of which each of its mutations must fail; and what the device lacks
 /// that refuses them.
 fn native(stem: &str) -> (Vec<Box<dyn parity::Case>>, &'static str) {
@@ -377,10 +405,18 @@ fn native(stem: &str) -> (Vec<Box<dyn parity::Case>>, &'static str) {
     match stem {
         "flash_attn_mat_tq" => {
             let shape = Shape { nwg: 2, ring_start: 60, ..base(HeadDim::ALL[3]) };
-            (
-                vec![Box::new(parity::flash_attn_mat_tq::Case(shape))],
-                "EXPERIMENTAL_COOPERATIVE_MATRIX",
-            )
+            (vec![Box::new(parity::flash_attn_mat_tq::Case(shape))], MATRICES)
+        }
+        "flash_attn_mat_tile" => {
+            use parity::flash_attn_tile::{Case as Shape, base, sequence};
+            // More queries than lie beside each other on their way into matrices, and scores far above
+            // those of the first block.
+            let many =
+                Shape { sequences: vec![sequence(37, 150, 200, 90)], ..base(HeadDim::ALL[0]) };
+            let peaked = Shape { score_sigma: 16.0, ..many.clone() };
+            let cases = [tile(), many, peaked].map(parity::flash_attn_mat_tile::Case);
+            let boxed = |case| Box::new(case) as Box<dyn parity::Case>;
+            (cases.map(boxed).into(), MATRICES)
         }
         "flash_attn_decode_tq" => {
             let base = base(HeadDim::ALL[3]);
@@ -418,22 +454,50 @@ fn every_native_kernel_has_a_mutation_and_every_mutation_is_caught() {
     let mut leg = WgpuLeg::on(LegName::Wgsl, gpu);
     for contract in wgtq::kernels::NATIVE {
         let (cases, lacks) = native(contract.stem);
-        let mutations: Vec<_> = NATIVE.iter().filter(|m| m.0 == contract.stem).collect();
-        assert!(!mutations.is_empty(), "{} has none", contract.stem);
-        if let Err(error) = cases[0].run(&mut leg) {
-            assert!(error.to_string().contains(lacks), "{error}");
-            continue;
+        match cases[0].run(&mut leg) {
+            Ok(_) => all_caught(contract, &cases, |text, case| {
+                leg.replace_source(contract.stem, text);
+                case.run(&mut leg)
+            }),
+            Err(error) => assert!(error.to_string().contains(lacks), "{error}"),
         }
-        let mut passes = |text: &str| {
-            leg.replace_source(contract.stem, text);
-            cases.iter().all(|case| case.run(&mut leg).is_ok_and(|o| o.pass()))
-        };
-        assert!(passes(contract.wgsl), "{} fails before it is changed", contract.stem);
-        for (stem, from, to) in mutations {
-            assert!(contract.wgsl.contains(from), "{stem} does not contain {from:?}");
-            let passed = passes(&contract.wgsl.replacen(from, to, 1));
-            assert!(!passed, "{stem}: {from:?} -> {to:?} was not caught");
+    }
+}
+
+/// The same where every machine runs them: what naga makes of the WGSL for Metal, on the host.
+#[cfg(feature = "msl-host")]
+#[test]
+fn every_mutation_of_matrices_is_caught_in_nagas_msl() {
+    if std::env::var_os("WGTQ_CXX").is_some_and(|v| v == "none") {
+        return;
+    }
+    let mut leg = wgtq::legs::MslHostLeg::open(LegName::WgslNagaMsl).expect("clang++ 19");
+    for contract in wgtq::kernels::NATIVE {
+        let (cases, lacks) = native(contract.stem);
+        if lacks == MATRICES {
+            all_caught(contract, &cases, |text, case| {
+                leg.replace_source(contract.stem, text);
+                case.run(&mut leg)
+            });
         }
+    }
+}
+
+/// Fails unless all cases pass with the kernel's own text, and with each of its mutations one does not.
+fn all_caught(
+    contract: &Contract,
+    cases: &[Box<dyn parity::Case>],
+    mut run: impl FnMut(&str, &dyn parity::Case) -> parity::CaseResult,
+) {
+    let mut passes =
+        |text: &str| cases.iter().all(|case| run(text, case.as_ref()).is_ok_and(|o| o.pass()));
+    assert!(passes(contract.wgsl), "{} fails before it is changed", contract.stem);
+    let mutations: Vec<_> = NATIVE.iter().filter(|m| m.0 == contract.stem).collect();
+    assert!(!mutations.is_empty(), "{} has none", contract.stem);
+    for (stem, from, to) in mutations {
+        assert!(contract.wgsl.contains(from), "{stem} does not contain {from:?}");
+        let passed = passes(&contract.wgsl.replacen(from, to, 1));
+        assert!(!passed, "{stem}: {from:?} -> {to:?} was not caught");
     }
 }
 

@@ -12,8 +12,9 @@ use wgtq::codec::{Bits, Codec, Direction, HeadDim, KeyFormat, Rotation};
 use wgtq::contract::{Access, Caps, Contract, Language, Plan, Scalar};
 use wgtq::gpu::{Options, RawKernel};
 use wgtq::kernels::{
-    self, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec,
-    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
+    self, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tile, flash_attn_mat_tq,
+    flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
+    quantize_k_and_v, quantize_kv, store_kv,
 };
 use wgtq::source::{Target, assemble};
 
@@ -78,16 +79,21 @@ fn plans(language: Language) -> Vec<Plan> {
 
 /// Plans of the kernels that need cooperative matrices, for a device that has them.
 fn on_matrices(language: Language) -> Vec<wgtq::Result<Plan>> {
-    let caps = Caps { matrices: true, ..Caps::APPLE };
-    let plan = |head_dim, k_bits, bits, num_heads| {
-        let codec = Codec::new(head_dim, bits, Rotation::Plain);
-        flash_attn_mat_tq::Problem { k_bits, codec, num_heads, num_kv_heads: 1 }
-            .plan(&caps, language)
-    };
+    // An Apple GPU's 8x8; 16x16, in little and in much workgroup memory.
+    let large = Caps { matrices: Some(16), max_workgroup_storage: 48 << 10, ..Caps::APPLE };
     let mut plans = Vec::new();
-    for head_dim in HeadDim::ALL {
-        plans.extend(Bits::ALL.map(|bits| plan(head_dim, bits, Bits::B8, 2)));
-        plans.extend([1, 3, 8, 11].map(|heads| plan(head_dim, Bits::B4, Bits::B4, heads)));
+    for caps in [Caps::APPLE, Caps { matrices: Some(16), ..Caps::APPLE }, large] {
+        let plan = |head_dim, k_bits, bits, num_heads| {
+            let codec = Codec::new(head_dim, bits, Rotation::Plain);
+            flash_attn_mat_tq::Problem { k_bits, codec, num_heads, num_kv_heads: 1 }
+                .plan(&caps, language)
+        };
+        for head_dim in HeadDim::ALL {
+            plans.extend(Bits::ALL.map(|bits| plan(head_dim, bits, Bits::B8, 2)));
+            plans.extend([1, 3, 8, 11].map(|heads| plan(head_dim, Bits::B4, Bits::B4, heads)));
+            let tiles = tiles(head_dim).into_iter().map(flash_attn_mat_tile::Problem);
+            plans.extend(tiles.map(|tile| tile.plan(&caps, language)));
+        }
     }
     plans
 }
@@ -449,12 +455,18 @@ fn plans_beyond_a_device_are_refused_with_need_and_found() {
     }
     let problem =
         flash_attn_mat_tq::Problem { k_bits: codec.bits, codec, num_heads: 8, num_kv_heads: 1 };
-    let narrow = Caps { subgroup_size: Some(16), matrices: true, ..Caps::APPLE };
+    let none = Caps { matrices: None, ..Caps::APPLE };
+    let narrow = Caps { subgroup_size: Some(16), matrices: Some(16), ..Caps::APPLE };
     for (caps, named) in
-        [(Caps::APPLE, "EXPERIMENTAL_COOPERATIVE_MATRIX"), (narrow, "lanes of a subgroup")]
+        [(none, "EXPERIMENTAL_COOPERATIVE_MATRIX"), (narrow, "lanes of a subgroup")]
     {
         let error = problem.plan(&caps, Language::Wgsl).unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
+        for tile in tiles(codec.head_dim) {
+            let problem = flash_attn_mat_tile::Problem(tile);
+            let error = problem.plan(&caps, Language::Wgsl).unwrap_err().to_string();
+            assert!(error.contains(named), "{error}");
+        }
     }
     let problem =
         flash_attn_vec_tq::Problem { k_bits: codec.bits, codec, num_heads: 8, num_kv_heads: 1 };

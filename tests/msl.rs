@@ -21,8 +21,9 @@ use wgtq::msl::dispatch::{LaneOrder, Mode};
 use wgtq::msl::findings::Finding;
 use wgtq::params::{FlashAttnTileParams, TileSequence};
 use wgtq::parity::{
-    Case, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tq, flash_attn_tile, flash_attn_vec,
-    flash_attn_vec_reduce, flash_attn_vec_tq, fwht, quantize_k_and_v, quantize_kv, store_kv,
+    Case, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tile, flash_attn_mat_tq,
+    flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
+    quantize_k_and_v, quantize_kv, store_kv,
 };
 
 /// How a case ends on a kernel whose MSL is changed at one place: whether it passes, and the findings.
@@ -211,7 +212,6 @@ fn packed_attention_is_right_and_clean() {
     check(&attention_cases());
 }
 
-/// The native form alone: the WGSL has matrices of 16x16, which Metal has not, and must say so.
 #[test]
 fn packed_attention_on_matrices_is_right_and_clean() {
     let mut shapes = attention_cases();
@@ -221,12 +221,7 @@ fn packed_attention_on_matrices_is_right_and_clean() {
         flash_attn_vec_tq::Case { score_sigma: 16.0, ..attention(3, 8, 100, 128, 90, 1) },
     ]);
     let cases: Vec<_> = shapes.into_iter().map(flash_attn_mat_tq::Case).collect();
-    check_on(&[LegName::MslHost], &cases);
-    if !without_clang() {
-        let mut leg = MslHostLeg::open(LegName::WgslNagaMsl).unwrap();
-        let error = cases[0].run(&mut leg).unwrap_err().to_string();
-        assert!(error.contains("EXPERIMENTAL_COOPERATIVE_MATRIX"), "{error}");
-    }
+    check(&cases);
 }
 
 /// Splits that the last threadgroup merges, query heads that do not fill a group, and the next call on
@@ -315,6 +310,45 @@ fn broken_decode_in_one_dispatch_is_caught() {
     }
 }
 
+/// Wrong values of tiles on matrices, and the barriers of threadgroup and simdgroup.
+#[test]
+fn broken_tiles_on_matrices_are_caught() {
+    use flash_attn_tile::{Case, base, sequence};
+    if without_clang() {
+        return;
+    }
+    let contract = &kernels::flash_attn_mat_tile::CONTRACT;
+    let base = Case {
+        sequences: vec![sequence(3, 150, 160, 90)],
+        page_size: Some(16),
+        nwg: 2,
+        splits: 2,
+        ..base(HeadDim::ALL[3])
+    };
+    let case = flash_attn_mat_tile::Case(Case { score_sigma: 16.0, ..base });
+    let run = |from: &str, to: &str| changed(contract, &case, from, to);
+    for (from, to) in [
+        ("slot % params.page_size;", "slot;"),
+        ("sequence.ring_start", "0u"),
+        ("sum *= factor", "sum /= factor"),
+        ("r * NORMS_PER_POS / ROW_SUBGROUPS", "0u"),
+        ("v_scales[n * WORKGROUP_SIZE + base - located", "v_scales[n * WORKGROUP_SIZE"),
+        ("base + BLOCK - located, codes", "base - located, codes"),
+        ("own * WEIGHTS + r * SIDE * WEIGHT_PITCH", "r * SIDE * WEIGHT_PITCH"),
+        ("params.split_base + split", "split + 1u"),
+    ] {
+        let (passed, _) = run(from, to);
+        assert!(!passed, "{from} -> {to}");
+    }
+    let stored = "SUM_PITCH);\n                }\n            }\n            threadgroup_barrier(mem_flags::mem_threadgroup);";
+    let last = "            // All have read what the next K takes the place of.\n            threadgroup_barrier(mem_flags::mem_threadgroup);";
+    for barrier in [stored, last] {
+        let without = barrier.replace("threadgroup_barrier(mem_flags::mem_threadgroup);", "");
+        let (_, findings) = run(barrier, &without);
+        assert!(findings.iter().any(|f| f.kind == "data_race"), "{barrier}: {findings:?}");
+    }
+}
+
 /// A wrong value, and each barrier between a simdgroup's own stores and loads.
 #[test]
 fn broken_matrices_are_caught() {
@@ -389,7 +423,7 @@ fn tiles_are_right_and_clean() {
     };
     let dense = |k, v| Case { k, v, softcap: 20.0, ..at(0) };
     let (f32, f16, b3) = (KeyFormat::F32, KeyFormat::F16, KeyFormat::Tq(Bits::B3));
-    check(&[
+    let cases = [
         Case { splits: 2, ..paged },
         dense(f32, b3),
         dense(b3, f16),
@@ -397,7 +431,16 @@ fn tiles_are_right_and_clean() {
         at(1),
         at(2),
         at(3),
-    ]);
+    ];
+    check(&cases);
+    // Scores far above those of the first block.
+    let peaked = Case {
+        sequences: vec![sequence(3, 150, 160, 30)],
+        mask_type: 1,
+        score_sigma: 16.0,
+        ..at(1)
+    };
+    check(&cases.into_iter().chain([peaked]).map(flash_attn_mat_tile::Case).collect::<Vec<_>>());
 }
 
 /// Records and a block table that nobody checked: the outputs are anybody's guess, but nothing

@@ -4,14 +4,18 @@
 // Workgroup (x, y): x = KV head and part of its query heads, y = split of the visible positions. A
 // subgroup owns SUBGROUP_COORDS coordinates of BLOCKS blocks of BLOCK positions at a time; the subgroups
 // of a position group share the positions, and the group keeps a running softmax of its own. q and the
-// weights are exact to 22 bits: row h of a matrix holds the upper half of query head h, row h + HEADS
-// what is left of it, and the rows of the result are added. K and V are rounded to f16 as they are
-// decoded into a subgroup's strip of workgroup memory, STRIP_COORDS coordinates a turn.
-// Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes.
+// weights are exact to 22 bits: row h holds the upper half of query head h, row h + HEADS what is left
+// of it. Either both are rows of one matrix, and the rows of the result are added, or they are two
+// matrices, which add to one result. K and V are rounded to f16 as they are decoded into a subgroup's
+// strip of workgroup memory, STRIP_COORDS coordinates a turn.
+// Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; matrices_16 or matrices_8
+// give the matrices, and how values pass through workgroup memory.
 // Contract: src/kernels/flash_attn_mat_tq.rs. Oracle: src/oracle/flash_attn_mat_tq.rs.
 
-const BLOCK = 16u;                               // rows and columns of a matrix
-const HEADS = 8u;                                // query heads of a matrix, each in two rows
+const BLOCK = 16u;                               // positions that are multiplied at a time
+const HEADS = 8u;                                // query heads, each in two rows
+const PARTS = 2u * HEADS / SIDE;                 // matrices that hold these rows
+const COLUMNS = BLOCK / SIDE;                    // and the positions of a block
 const SUBGROUP = 32u;
 const SUBGROUPS = WORKGROUP_SIZE / SUBGROUP;
 const COORDS = 32u;                              // coordinates of a lane in a row
@@ -28,7 +32,7 @@ const LOADS = BLOCKS * BLOCK_LOADS;
 const STRIP_COORDS = 64u;                         // columns of a strip
 const TURNS = SUBGROUP_COORDS / STRIP_COORDS;  // in which a subgroup's coordinates pass through it
 const TURN_VECS = COORDS / TURNS / 4u;          // vectors of a lane and row in a strip
-const TURN_MATRICES = STRIP_COORDS / BLOCK;
+const TURN_MATRICES = STRIP_COORDS / SIDE;
 const MATRICES = TURNS * TURN_MATRICES;
 
 const K_LANE_BITS = COORDS * K_BITS;
@@ -39,13 +43,14 @@ const K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
 const V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
 
 // Rows of what passes through workgroup memory are padded, which spreads them over its banks. In
-// vectors of four:
-const STRIP_PITCH = STRIP_COORDS / 4u + 2u;
-const SUM_PITCH = BLOCK / 4u + 1u;
-const WEIGHT_PITCH = BLOCK / 4u + 2u;
+// elements:
+const FOUR = 4u / UNIT;
+const STRIP_PITCH = (STRIP_COORDS + 8u) / UNIT;
+const SUM_PITCH = (BLOCK + 4u) / UNIT;
+const WEIGHT_PITCH = (BLOCK + 8u) / UNIT;
 const STRIP = BLOCK * STRIP_PITCH;
-const SUMS = BLOCK * SUM_PITCH;
-const WEIGHTS = BLOCK * WEIGHT_PITCH;
+const SUMS = SIDE * SUM_PITCH;
+const WEIGHTS = 2u * HEADS * WEIGHT_PITCH;
 
 const HIDDEN = -3.0e38; // score of a row past the end: far under any running maximum
 const LEAST_SCALE = 1.0e-20; // of a V row, as far as the running maximum is concerned
@@ -53,10 +58,6 @@ const LEAST_SCALE = 1.0e-20; // of a V row, as far as the running maximum is con
 // How far a score may rise above the running maximum before accumulators are rescaled: exp of it
 // is far from what f16 can hold, and rescaling is rare.
 const SLACK = 8.0;
-
-alias Left = coop_mat16x16<f16, A>;
-alias Right = coop_mat16x16<f16, B>;
-alias Sum = coop_mat16x16<f32, C>;
 
 struct Params {
     n_heads: u32,
@@ -81,10 +82,10 @@ struct Params {
 @group(0) @binding(5) var<storage, read> v_norms: array<f32>;      // [kv_head][slot][block]
 @group(0) @binding(6) var<storage, read_write> dst: array<f32>;    // [head][coord], or partials
 
-var<workgroup> strips: array<vec4<f16>, SUBGROUPS * STRIP>;        // [subgroup][position][column / 4]
-var<workgroup> sums: array<vec4<f32>, SUBGROUPS * BLOCKS * SUMS>;  // [subgroup][block][row][column / 4]
-// [position group][block][norm][row][position / 4]
-var<workgroup> weights: array<vec4<f16>, POSITION_GROUPS * BLOCKS * NORMS_PER_POS * WEIGHTS>;
+var<workgroup> strips: array<Halves, SUBGROUPS * STRIP>;        // [subgroup][position][column]
+var<workgroup> sums: array<Floats, SUBGROUPS * BLOCKS * SUMS>;  // [subgroup][block][row][column]
+// [position group][block][norm][row][position]
+var<workgroup> weights: array<Halves, POSITION_GROUPS * BLOCKS * NORMS_PER_POS * WEIGHTS>;
 var<workgroup> factors: array<f32, POSITION_GROUPS * HEADS>;       // [position group][head]
 var<workgroup> head_sums: array<f32, HEADS>;
 var<workgroup> rises: vec4<u32>;                                   // [subgroup]
@@ -132,6 +133,14 @@ fn part(x: vec4<f32>, rest: bool) -> vec4<f16> {
     return select(upper, vec4<f16>(x - vec4<f32>(upper)), rest);
 }
 
+// Column x of a product for the query head whose upper half has the row that starts `at`.
+fn get_head(at: u32, x: u32) -> f32 {
+    if (PARTS == 1u) {
+        return get_sum(at, x) + get_sum(at + HEADS * SUM_PITCH, x);
+    }
+    return get_sum(at, x);
+}
+
 @compute @workgroup_size(WORKGROUP_SIZE)
 fn main(
     @builtin(local_invocation_index) tid: u32,
@@ -152,7 +161,7 @@ fn main(
     let nth_row = lane / ROW_LANES;
     let load_row = select(nth_row, nth_row % 4u * 2u + nth_row / 4u, ROW_LANES == 4u);
     let strip = subgroup * STRIP;
-    let put = strip + load_row * STRIP_PITCH + lane % ROW_LANES;
+    let put = strip + load_row * STRIP_PITCH + lane % ROW_LANES * FOUR;
 
     // The positions of this split: an equal contiguous part of the visible ones.
     // The first of them as first_visible has it: naga takes what a function returns for not uniform.
@@ -179,7 +188,7 @@ fn main(
         norms = norms_at(begin + position, end, kv_head);
     }
     codebook_fill(tid);
-    var query = array<Left, MATRICES>();
+    var query = array<Left, PARTS * MATRICES>();
     var acc = array<Sum, MATRICES>();
     for (var turn = 0u; turn < TURNS; turn++) { // unroll
         // Two lanes a row.
@@ -188,11 +197,14 @@ fn main(
             let column = (lane % 2u * (STRIP_COORDS / 8u) + i) * 4u;
             let at = q_head * HEAD_DIM + row_subgroup * SUBGROUP_COORDS + coordinate(turn, column);
             let x = part(q[at / 4u], lane / 2u >= HEADS);
-            strips[strip + lane / 2u * STRIP_PITCH + column / 4u] = select(vec4(0.0h), x, lane / 2u % HEADS < heads);
+            put_strip(strip + lane / 2u * STRIP_PITCH + column / UNIT, select(vec4(0.0h), x, lane / 2u % HEADS < heads));
         }
         workgroupBarrier();
-        for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
-            query[turn * TURN_MATRICES + j] = coopLoadT<Left>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
+        for (var p = 0u; p < PARTS; p++) { // unroll
+            for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
+                let at = strip + (p * SIDE * STRIP_PITCH + j * SIDE / UNIT);
+                query[p * MATRICES + turn * TURN_MATRICES + j] = coopLoadT<Left>(&strips[at], STRIP_PITCH);
+            }
         }
         workgroupBarrier();
     }
@@ -210,7 +222,7 @@ fn main(
             // Phase 2: scores. A subgroup decodes K and adds up its coordinates; its next codes are read
             // as soon as their registers are free.
             for (var block = 0u; block < BLOCKS; block++) { // unroll
-                var score = Sum();
+                var score = array<Sum, COLUMNS>();
                 for (var turn = 0u; turn < TURNS; turn++) { // unroll
                     var decoded = array<vec4<f16>, TURN_VECS>();
                     for (var l = block * BLOCK_LOADS; l < (block + 1u) * BLOCK_LOADS; l++) { // unroll
@@ -221,7 +233,7 @@ fn main(
                             decoded[i] = x;
                         }
                         for (var i = 0u; i < TURN_VECS; i++) { // unroll
-                            strips[put + l % BLOCK_LOADS * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = decoded[i];
+                            put_strip(put + l % BLOCK_LOADS * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES * FOUR, decoded[i]);
                         }
                     }
                     if (turn == TURNS - 1u) {
@@ -232,12 +244,20 @@ fn main(
                     }
                     subgroupBarrier();
                     for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
-                        let k = coopLoad<Right>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
-                        score = coopMultiplyAdd(query[turn * TURN_MATRICES + j], k, score);
+                        for (var c = 0u; c < COLUMNS; c++) { // unroll
+                            let at = strip + (c * SIDE * STRIP_PITCH + j * SIDE / UNIT);
+                            let k = coopLoad<Right>(&strips[at], STRIP_PITCH);
+                            for (var p = 0u; p < PARTS; p++) { // unroll
+                                score[c] = coopMultiplyAdd(query[p * MATRICES + turn * TURN_MATRICES + j], k, score[c]);
+                            }
+                        }
                     }
                     subgroupBarrier();
                 }
-                coopStoreT(score, &sums[(subgroup * BLOCKS + block) * SUMS], SUM_PITCH);
+                for (var c = 0u; c < COLUMNS; c++) { // unroll
+                    let at = (subgroup * BLOCKS + block) * SUMS + c * SIDE / UNIT;
+                    coopStoreT(score[c], &sums[at], SUM_PITCH);
+                }
             }
             workgroupBarrier();
 
@@ -253,8 +273,8 @@ fn main(
                 for (var b = 0u; b < BLOCKS; b++) { // unroll
                     var s = 0.0;
                     for (var r = 0u; r < ROW_SUBGROUPS; r++) { // unroll
-                        let at = ((g * ROW_SUBGROUPS + r) * BLOCKS + b) * SUMS + head * SUM_PITCH + position / 4u;
-                        let both = sums[at][position % 4u] + sums[at + HEADS * SUM_PITCH][position % 4u];
+                        let at = ((g * ROW_SUBGROUPS + r) * BLOCKS + b) * SUMS + head * SUM_PITCH;
+                        let both = get_head(at, position);
                         let norm = read.k[g * BLOCKS + b][r * NORMS_PER_POS / ROW_SUBGROUPS];
                         s += both * decode_scale(norm, params.scale_factor_d512);
                     }
@@ -284,11 +304,11 @@ fn main(
                     let weight = exp(scores[b] - top[g]);
                     sum[g] += weight;
                     for (var n = 0u; n < NORMS_PER_POS; n++) { // unroll
-                        let at = ((g * BLOCKS + b) * NORMS_PER_POS + n) * WEIGHTS + head * WEIGHT_PITCH + position / 4u;
+                        let at = ((g * BLOCKS + b) * NORMS_PER_POS + n) * WEIGHTS + head * WEIGHT_PITCH;
                         let whole = weight * v_scales[b * NORMS_PER_POS + n];
                         let upper = f16(whole);
-                        weights[at][position % 4u] = upper;
-                        weights[at + HEADS * WEIGHT_PITCH][position % 4u] = f16(whole - f32(upper));
+                        put_weight(at, position, upper);
+                        put_weight(at + HEADS * WEIGHT_PITCH, position, f16(whole - f32(upper)));
                     }
                 }
             }
@@ -298,15 +318,16 @@ fn main(
             }
             if (any(workgroupUniformLoad(&rises) != vec4(0u))) {
                 for (var j = 0u; j < MATRICES; j++) { // unroll
-                    coopStoreT(acc[j], &sums[subgroup * BLOCKS * SUMS], SUM_PITCH);
+                    let own = subgroup * BLOCKS * SUMS;
+                    coopStoreT(acc[j], &sums[own], SUM_PITCH);
                     subgroupBarrier();
-                    for (var x = lane; x < BLOCK * BLOCK / 4u; x += SUBGROUP) {
-                        let row = x / (BLOCK / 4u);
-                        let at = subgroup * BLOCKS * SUMS + row * SUM_PITCH + x % (BLOCK / 4u);
-                        sums[at] *= factors[position_group * HEADS + row % HEADS];
+                    for (var x = lane; x < SIDE * SIDE / 4u; x += SUBGROUP) {
+                        let row = x / (SIDE / 4u);
+                        let at = own + row * SUM_PITCH + x % (SIDE / 4u) * FOUR;
+                        put_sums(at, get_sums(at) * factors[position_group * HEADS + row % HEADS]);
                     }
                     subgroupBarrier();
-                    acc[j] = coopLoadT<Sum>(&sums[subgroup * BLOCKS * SUMS], SUM_PITCH);
+                    acc[j] = coopLoadT<Sum>(&sums[own], SUM_PITCH);
                     subgroupBarrier();
                 }
             }
@@ -314,7 +335,13 @@ fn main(
             // Phase 4: add the weighted V rows.
             for (var block = 0u; block < BLOCKS; block++) { // unroll
                 let own = (position_group * BLOCKS + block) * NORMS_PER_POS + row_subgroup * NORMS_PER_POS / ROW_SUBGROUPS;
-                let weighed = coopLoadT<Left>(&weights[own * WEIGHTS], WEIGHT_PITCH);
+                var weighed = array<Left, PARTS * COLUMNS>();
+                for (var p = 0u; p < PARTS; p++) { // unroll
+                    for (var c = 0u; c < COLUMNS; c++) { // unroll
+                        let at = own * WEIGHTS + (p * SIDE * WEIGHT_PITCH + c * SIDE / UNIT);
+                        weighed[p * COLUMNS + c] = coopLoadT<Left>(&weights[at], WEIGHT_PITCH);
+                    }
+                }
                 for (var turn = 0u; turn < TURNS; turn++) { // unroll
                     var decoded = array<vec4<f16>, TURN_VECS>();
                     for (var l = block * BLOCK_LOADS; l < (block + 1u) * BLOCK_LOADS; l++) { // unroll
@@ -325,7 +352,7 @@ fn main(
                             decoded[i] = x;
                         }
                         for (var i = 0u; i < TURN_VECS; i++) { // unroll
-                            strips[put + l % BLOCK_LOADS * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES] = decoded[i];
+                            put_strip(put + l % BLOCK_LOADS * LOAD_ROWS * STRIP_PITCH + i * ROW_LANES * FOUR, decoded[i]);
                         }
                     }
                     if (turn == TURNS - 1u) {
@@ -335,9 +362,14 @@ fn main(
                         }
                     }
                     subgroupBarrier();
-                    for (var j = 0u; j < TURN_MATRICES; j++) { // unroll
-                        let v = coopLoadT<Right>(&strips[strip + j * BLOCK / 4u], STRIP_PITCH);
-                        acc[turn * TURN_MATRICES + j] = coopMultiplyAdd(weighed, v, acc[turn * TURN_MATRICES + j]);
+                    for (var j = turn * TURN_MATRICES; j < (turn + 1u) * TURN_MATRICES; j++) { // unroll
+                        for (var c = 0u; c < COLUMNS; c++) { // unroll
+                            let at = strip + (c * SIDE * STRIP_PITCH + j % TURN_MATRICES * SIDE / UNIT);
+                            let v = coopLoadT<Right>(&strips[at], STRIP_PITCH);
+                            for (var p = 0u; p < PARTS; p++) { // unroll
+                                acc[j] = coopMultiplyAdd(weighed[p * COLUMNS + c], v, acc[j]);
+                            }
+                        }
                     }
                     subgroupBarrier();
                 }
@@ -379,8 +411,8 @@ fn main(
     for (var j = 0u; j < MATRICES; j++) { // unroll
         coopStoreT(acc[j], &sums[subgroup * BLOCKS * SUMS], SUM_PITCH);
         workgroupBarrier();
-        for (var x = tid; x < heads * ROW_SUBGROUPS * BLOCK; x += WORKGROUP_SIZE) {
-            store(first_head, x / BLOCK / ROW_SUBGROUPS, x / BLOCK % ROW_SUBGROUPS, j, x % BLOCK, split);
+        for (var x = tid; x < heads * ROW_SUBGROUPS * SIDE; x += WORKGROUP_SIZE) {
+            store(first_head, x / SIDE / ROW_SUBGROUPS, x / SIDE % ROW_SUBGROUPS, j, x % SIDE, split);
         }
         workgroupBarrier();
     }
@@ -391,11 +423,11 @@ fn main(
 fn store(first_head: u32, h: u32, row_subgroup: u32, j: u32, x: u32, split: u32) {
     var value = 0.0;
     for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
-        let at = (g * ROW_SUBGROUPS + row_subgroup) * BLOCKS * SUMS + h * SUM_PITCH + x / 4u;
-        value += factors[g * HEADS + h] * (sums[at][x % 4u] + sums[at + HEADS * SUM_PITCH][x % 4u]);
+        let at = (g * ROW_SUBGROUPS + row_subgroup) * BLOCKS * SUMS + h * SUM_PITCH;
+        value += factors[g * HEADS + h] * get_head(at, x);
     }
     let turn = j / TURN_MATRICES;
-    let c = row_subgroup * SUBGROUP_COORDS + coordinate(turn, j % TURN_MATRICES * BLOCK + x);
+    let c = row_subgroup * SUBGROUP_COORDS + coordinate(turn, j % TURN_MATRICES * SIDE + x);
     let head = first_head + h;
     if (params.nwg == 1u) {
         dst[head * HEAD_DIM + c] = select(value / head_sums[h], 0.0, head_sums[h] == 0.0);

@@ -258,6 +258,7 @@ mod tests {
         let gpu = Gpu::open(&Selection::default()).expect("a GPU, or WGTQ_GPU=none");
         let clock = Clock::new(&gpu).expect("timestamps");
         let plan = Plan {
+            query_tokens: vec![1],
             subjects: vec![],
             presets: vec![],
             lengths: vec![],

@@ -13,7 +13,9 @@ use crate::oracle::flash_attn_vec_tq::{flash_attn_vec_tq, weighing_less};
 use crate::oracle::max_abs_score;
 use crate::params::{FlashAttnVecParams, FlashAttnVecTqParams, MASK_CAUSAL};
 use crate::parity::flash_attn_vec_tq::nrmse_of;
-use crate::parity::{attention_tolerance, flash_attn_decode_tq, flash_attn_mat_tq};
+use crate::parity::{
+    attention_tolerance, flash_attn_decode_tq, flash_attn_mat_tile, flash_attn_mat_tq,
+};
 use crate::rng::Gaussian;
 
 /// Query and cache on the device, and what the last KV head's query heads must come to.
@@ -25,7 +27,11 @@ pub(super) struct Cache {
     pub copies: u64,
     /// Stored bytes of one copy.
     pub bytes: u64,
+    /// Of the last query token.
     pub params: FlashAttnVecTqParams,
+    pub query_tokens: u32,
+    /// Rows of the output that `want` has, one after the other.
+    pub rows: Vec<usize>,
     pub want: Vec<f64>,
     pub tolerance: f64,
 }
@@ -34,7 +40,7 @@ impl Cache {
     /// Makes and uploads the cache.
     pub fn new(
         gpu: &Gpu,
-        (preset, length, format): (Preset, u32, Format),
+        (preset, length, query_tokens, format): (Preset, u32, u32, Format),
         plan: &Plan,
     ) -> Result<Self, DriverError> {
         let (num_heads, num_kv_heads, head_dim) = preset.shape();
@@ -54,17 +60,46 @@ impl Cache {
         };
         params.check()?;
         let mut rng = Gaussian::new(plan.seed);
-        let q = rng.normals((num_heads * head_dim.get()) as usize);
-        let host = host_arrays(format, head_dim, &params, &mut rng);
+        let q_floats = (num_heads * head_dim.get()) as usize;
+        let q = rng.normals(query_tokens as usize * q_floats);
+        let mut host = host_arrays(format, head_dim, &params, &mut rng);
         let bytes: u64 = host.iter().map(|a| a.len() as u64).sum();
         let longest = host.iter().map(|a| a.len() as u64).max().unwrap_or(1);
         let copies = copies(gpu, plan, bytes, longest);
-        let (want, tolerance) = last_head((format, plan), head_dim, &params, &q, &host)?;
+        let (mut rows, mut want, mut tolerance) = (Vec::new(), Vec::new(), 0.0_f64);
+        for token in checked_tokens(query_tokens) {
+            let seen = length - query_tokens + token + 1;
+            let one = FlashAttnVecTqParams { kv_seq_len: seen, ..params };
+            let q = &q[token as usize * q_floats..][..q_floats];
+            let (head, bound) = last_head((format, query_tokens, plan), head_dim, &one, q, &host)?;
+            let first = (token + 1) * num_heads - num_heads / num_kv_heads;
+            rows.extend(first as usize..((token + 1) * num_heads) as usize);
+            want.extend(head);
+            tolerance = tolerance.max(bound);
+        }
+        if query_tokens > 1 && format == Format::F16 {
+            // Norms, which nobody reads.
+            host = host.into_iter().flat_map(|dense| [dense, vec![0; 4]]).collect();
+        }
         let upload = |a: &[u8], copies| Array::filled(gpu, a.len() as u64, a, copies);
         let arrays = host.iter().map(|a| upload(a, copies)).collect::<Result<_, _>>()?;
         let q = upload(bytemuck::cast_slice(&q), 1)?.buffer;
-        Ok(Self { q, arrays, copies, bytes, params, want, tolerance })
+        Ok(Self { q, arrays, copies, bytes, params, query_tokens, rows, want, tolerance })
     }
+
+    /// Multiplications and additions of both products.
+    pub fn flops(&self) -> f64 {
+        let [tokens, length] = [self.query_tokens, self.params.kv_seq_len].map(f64::from);
+        let seen = tokens * length - tokens * (tokens - 1.0) / 2.0;
+        4.0 * f64::from(self.params.n_heads) * f64::from(self.params.head_dim) * seen
+    }
+}
+
+/// Tokens that are held against the oracle: eight spread over all, the first and the last among them.
+fn checked_tokens(query_tokens: u32) -> Vec<u32> {
+    let mut tokens: Vec<u32> = (0..8).map(|i| (query_tokens - 1) * i / 7).collect();
+    tokens.dedup();
+    tokens
 }
 
 /// The arrays of the cache as bytes, in binding order.
@@ -109,9 +144,17 @@ fn host_arrays(
     }
 }
 
+/// The tolerance of several query tokens.
+fn of_tile(arithmetic: Arithmetic) -> fn(f64) -> f64 {
+    match arithmetic {
+        Arithmetic::F32 => attention_tolerance,
+        Arithmetic::F16 => flash_attn_mat_tile::tolerance,
+    }
+}
+
 /// The last KV head's query heads by the oracle, and the tolerance of their scores.
 fn last_head(
-    (format, plan): (Format, &Plan),
+    (format, query_tokens, plan): (Format, u32, &Plan),
     head_dim: HeadDim,
     params: &FlashAttnVecTqParams,
     q: &[f32],
@@ -136,7 +179,12 @@ fn last_head(
                 [0, 1].map(|i| bytemuck::pod_collect_to_vec::<u8, half::f16>(&of(&host[i])));
             let (k, v) = (DenseRows::F16(&k), DenseRows::F16(&v));
             let largest = max_abs_score(&shape, q, &|h, s, o| k.read(capacity, h, s, o))?;
-            (flash_attn_vec(&shape, q, k, v)?, attention_tolerance(largest))
+            let tolerance = if query_tokens > 1 {
+                of_tile(plan.arithmetic)(largest)
+            } else {
+                attention_tolerance(largest)
+            };
+            (flash_attn_vec(&shape, q, k, v)?, tolerance)
         }
         Format::Packed { k, v } => {
             let arrays: Vec<Vec<u8>> = host.iter().map(of).collect();
@@ -157,6 +205,7 @@ fn last_head(
             let largest = max_abs_score(&shape, q, &|h, s, o| k.decode_rotated(h, s, o))?;
             let want = flash_attn_vec_tq(&one, q, k, v)?;
             let mut tolerance = match plan.arithmetic {
+                _ if query_tokens > 1 => of_tile(plan.arithmetic)(largest),
                 Arithmetic::F32 => attention_tolerance(largest),
                 Arithmetic::F16 => flash_attn_mat_tq::tolerance(largest),
             };

@@ -1,5 +1,6 @@
-//! Time against length as SVG: a panel a shape, both axes logarithmic. A colour is a format, a kind of
-//! line a leg; the time that the stored bytes take at copy speed is a thin line of the same colour.
+//! Time against length as SVG: a panel a shape, both axes logarithmic. A colour is a format with its
+//! number of query tokens, a kind of line a leg; the time that the stored bytes take at copy speed is
+//! a thin line of the same colour.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -35,6 +36,14 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     })
 }
 
+/// What a colour stands for: a format, and the number of query tokens above one.
+fn series(point: &PointReport) -> String {
+    match point.query_tokens {
+        1 => point.format.clone(),
+        tokens => format!("{}, {tokens} tokens", point.format),
+    }
+}
+
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, report: &Report, preset: &str) -> Drawn {
@@ -67,12 +76,13 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, report: &Report, preset: &str
         .x_label_formatter(&|v| format!("{v:.0}"))
         .y_label_formatter(&|v| format!("{v}"))
         .draw()?;
-    let formats = distinct(points.iter().map(|p| p.format.as_str()));
+    let names: Vec<String> = points.iter().map(|p| series(p)).collect();
+    let formats = distinct(names.iter().map(String::as_str));
     let legs = distinct(points.iter().map(|p| p.leg.as_str()));
     for (f, format) in formats.iter().enumerate() {
         let color = Palette99::pick(f).to_rgba();
         for (l, leg) in legs.iter().enumerate() {
-            let mine = || points.iter().filter(|p| p.format == *format && p.leg == *leg);
+            let mine = || points.iter().filter(|p| series(p) == *format && p.leg == *leg);
             let line = mine().map(|p| (f64::from(p.kv_seq_len), us(p)));
             // The last leg is the one without checks, or native: drawn whole, the others in dashes.
             let gap = 4 * (legs.len() - 1 - l) as i32;
@@ -86,7 +96,7 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, report: &Report, preset: &str
             let dots = mine().map(|p| (f64::from(p.kv_seq_len), us(p)));
             chart.draw_series(dots.map(|at| Circle::new(at, 3, color.filled())))?;
         }
-        let stored = points.iter().filter(|p| p.format == *format && p.leg == legs[0]);
+        let stored = points.iter().filter(|p| series(p) == *format && p.leg == legs[0]);
         let least = stored.map(|p| (f64::from(p.kv_seq_len), floor(p)));
         chart.draw_series(LineSeries::new(least, color.stroke_width(1)))?;
     }

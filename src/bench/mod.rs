@@ -17,6 +17,7 @@ mod point;
 pub mod report;
 mod rows;
 mod samples;
+mod tile;
 
 use std::str::FromStr;
 
@@ -121,10 +122,10 @@ impl FromStr for Format {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum Arithmetic {
-    /// f32: flash_attn_vec_tq
+    /// f32: flash_attn_vec_tq, or flash_attn_tile for several query tokens
     #[default]
     F32,
-    /// f16 with f32 sums, on cooperative matrices: flash_attn_mat_tq
+    /// f16 with f32 sums, on cooperative matrices: flash_attn_mat_tq or flash_attn_mat_tile
     F16,
 }
 
@@ -150,6 +151,8 @@ pub struct Plan {
     pub presets: Vec<Preset>,
     /// Positions that attention is over.
     pub lengths: Vec<u32>,
+    /// Query tokens of attention, each no more than any length: the newest ones.
+    pub query_tokens: Vec<u32>,
     /// Tokens of the row kernels, each with a row a KV head.
     pub tokens: Vec<u32>,
     /// Formats.
@@ -188,13 +191,29 @@ impl Plan {
         self.legs.iter().flat_map(|&leg| splits().into_iter().map(move |n| (leg, n))).collect()
     }
 
+    /// What attention is over: shape, positions, query tokens, format.
+    fn caches(&self) -> Vec<(Preset, u32, u32, Format)> {
+        let mut caches = Vec::new();
+        for &preset in &self.presets {
+            for &length in &self.lengths {
+                for &query_tokens in &self.query_tokens {
+                    caches.extend(self.formats.iter().map(|&f| (preset, length, query_tokens, f)));
+                }
+            }
+        }
+        caches
+    }
+
     /// Number of points.
     pub fn count(&self) -> usize {
         let each = |subject: &Subject| match subject {
-            Subject::Attention => self.lengths.len() * self.formats.len() * self.runs().len(),
-            Subject::Rows => self.tokens.len() * self.legs.len() * rows::points_each(),
+            Subject::Attention => self.caches().len() * self.runs().len(),
+            Subject::Rows => {
+                let rows = self.tokens.len() * self.legs.len() * rows::points_each();
+                rows * self.presets.len()
+            }
         };
-        self.subjects.iter().map(each).sum::<usize>() * self.presets.len()
+        self.subjects.iter().map(each).sum()
     }
 }
 
@@ -203,6 +222,7 @@ impl Plan {
 struct Point {
     preset: Preset,
     length: u32,
+    query_tokens: u32,
     format: Format,
     arithmetic: Arithmetic,
     dispatches: Dispatches,
@@ -254,29 +274,26 @@ fn attention(
     mut done: impl FnMut(&str),
 ) -> Result<Vec<PointReport>, DriverError> {
     let mut points = Vec::new();
-    for &preset in &plan.presets {
-        for &length in &plan.lengths {
-            for &format in &plan.formats {
-                let cache = Cache::new(gpu, (preset, length, format), plan)?;
-                let mut idle = true;
-                for (leg, nwg) in plan.runs() {
-                    let Plan { arithmetic, dispatches, weight_floor, .. } = *plan;
-                    let point = Point {
-                        preset,
-                        length,
-                        format,
-                        arithmetic,
-                        dispatches,
-                        weight_floor,
-                        leg,
-                        nwg,
-                        idle,
-                    };
-                    points.push(point.measure(gpu, clock, &cache, plan)?);
-                    done(&format!("{} {length} {format}", preset.name()));
-                    idle = false;
-                }
-            }
+    for (preset, length, query_tokens, format) in plan.caches() {
+        let cache = Cache::new(gpu, (preset, length, query_tokens, format), plan)?;
+        let mut idle = true;
+        for (leg, nwg) in plan.runs() {
+            let Plan { arithmetic, dispatches, weight_floor, .. } = *plan;
+            let point = Point {
+                preset,
+                length,
+                query_tokens,
+                format,
+                arithmetic,
+                dispatches,
+                weight_floor,
+                leg,
+                nwg,
+                idle,
+            };
+            points.push(point.measure(gpu, clock, &cache, plan)?);
+            done(&format!("{} {length} {format}", preset.name()));
+            idle = false;
         }
     }
     Ok(points)

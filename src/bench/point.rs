@@ -5,7 +5,7 @@ use super::clock::{Clock, read};
 use super::leg::{filled, pipeline, uniform};
 use super::report::{PointReport, Timing};
 use super::samples::Samples;
-use super::{Arithmetic, Dispatches, Format, Plan, Point};
+use super::{Arithmetic, Dispatches, Format, Plan, Point, tile};
 use crate::contract::{Caps, Language, Launch, Plan as KernelPlan};
 use crate::driver::DriverError;
 use crate::gpu::device::Gpu;
@@ -61,7 +61,7 @@ impl Point {
         };
         let first = pass(&call.steps, 1)?;
         let outcome = judge(
-            &call.output(gpu, cache.want.len())?,
+            &call.output(gpu, cache)?,
             &cache.want,
             cache.params.head_dim as usize,
             cache.tolerance,
@@ -72,6 +72,7 @@ impl Point {
             num_kv_heads: cache.params.n_kv_heads,
             head_dim: cache.params.head_dim,
             kv_seq_len: self.length,
+            query_tokens: self.query_tokens,
             kernel: kernel.to_owned(),
             pipeline: plans[0].label.clone(),
             format: self.format.to_string(),
@@ -86,7 +87,7 @@ impl Point {
             timing: None,
         };
         if outcome.pass() {
-            report.timing = Some(self.timing(plan, cache.bytes, first, &call, &mut pass)?);
+            report.timing = Some(self.timing(plan, cache, first, &call, &mut pass)?);
         }
         Ok(report)
     }
@@ -96,7 +97,7 @@ impl Point {
     fn timing(
         &self,
         plan: &Plan,
-        cache_bytes: u64,
+        cache: &Cache,
         first: f64,
         call: &Call,
         pass: &mut impl FnMut(&[Step], u64) -> Result<f64, DriverError>,
@@ -119,7 +120,8 @@ impl Point {
             merge_us: alone(1)?,
             calls: whole.calls,
             samples: whole.us.len(),
-            gb_s: cache_bytes as f64 / us / 1e3,
+            gb_s: cache.bytes as f64 / us / 1e3,
+            tflop_s: cache.flops() / us / 1e6,
             of_copy: None,
             f16_ratio: None,
             trusted_ratio: None,
@@ -136,6 +138,11 @@ impl Point {
         let language = self.leg.language();
         let (_, _, head_dim) = self.preset.shape();
         let (kernel, nwg, attention) = match self.format {
+            _ if self.query_tokens > 1 => {
+                let nwg = self.splits(|| Ok(tile::splits(self, caps, language)))?;
+                let (kernel, plan) = tile::plan(self, caps, language)?;
+                (kernel, nwg, plan)
+            }
             Format::F16 => {
                 let problem = self.dense();
                 let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
@@ -209,6 +216,7 @@ impl Point {
     ) -> Result<Launch, DriverError> {
         let params = FlashAttnVecTqParams { nwg, ..cache.params };
         Ok(match self.format {
+            _ if self.query_tokens > 1 => tile::launch(self, cache, nwg, (caps, language))?,
             Format::F16 => {
                 self.dense().launch(&FlashAttnVecParams::from(params), caps, language)?
             }
@@ -232,8 +240,8 @@ impl Point {
     ) -> Result<Call, DriverError> {
         let language = self.leg.language();
         let launch = self.launch(&gpu.caps, language, cache, nwg)?;
-        let floats = u64::from(cache.params.n_heads) * u64::from(cache.params.head_dim);
-        let out = poisoned(gpu, floats * 4)?;
+        let rows = u64::from(cache.query_tokens) * u64::from(cache.params.n_heads);
+        let out = poisoned(gpu, rows * u64::from(cache.params.head_dim) * 4)?;
         // The last buffer is what a merge reads; of the kernel that merges itself, its scratch.
         let last_bytes = launch.needed.last().copied().unwrap_or(0);
         let last = if plans[0].contract.stem == flash_attn_decode_tq::CONTRACT.stem {
@@ -242,12 +250,14 @@ impl Point {
             vec![if nwg > 1 { poisoned(gpu, last_bytes)? } else { out.clone() }]
         };
         let uniform = uniform(gpu, launch.uniform(0))?;
+        let tables = if self.query_tokens > 1 { tile::tables(gpu, cache)? } else { Vec::new() };
         let kernel = pipeline(gpu, self.leg, &plans[0])?;
         let bind = |i: u64| {
-            let whole = [&uniform, &cache.q].map(|b| b.as_entire_buffer_binding());
+            let whole = [&uniform, &cache.q].into_iter().chain(&tables);
+            let whole = whole.map(wgpu::Buffer::as_entire_buffer_binding);
             let arrays = cache.arrays.iter().map(|a| a.copy(i));
             let last = last.iter().map(wgpu::Buffer::as_entire_buffer_binding);
-            let buffers = whole.into_iter().chain(arrays).chain(last);
+            let buffers = whole.chain(arrays).chain(last);
             kernel.bind(&gpu.device, buffers.collect())
         };
         let bound = gpu.scoped(|| (0..cache.copies).map(bind).collect::<Result<_, _>>())??;
@@ -266,7 +276,8 @@ impl Point {
         (plan, partials, out): (&KernelPlan, &wgpu::Buffer, &wgpu::Buffer),
     ) -> Result<Step, DriverError> {
         let (_, _, head_dim) = self.preset.shape();
-        let params = FlashAttnVecReduceParams { nrows: cache.params.n_heads, nwg };
+        let nrows = cache.query_tokens * cache.params.n_heads;
+        let params = FlashAttnVecReduceParams { nrows, nwg };
         let launch = flash_attn_vec_reduce::Problem { head_dim }.launch(&params, &gpu.caps)?;
         let kernel = pipeline(gpu, self.leg, plan)?;
         let (nrows, splits) = (uniform(gpu, launch.uniform(0))?, uniform(gpu, launch.uniform(3))?);
@@ -277,8 +288,8 @@ impl Point {
 }
 
 impl Call {
-    /// The last `count` floats of the output.
-    fn output(&self, gpu: &Gpu, count: usize) -> Result<Vec<f32>, DriverError> {
+    /// The rows of the output that the oracle has.
+    fn output(&self, gpu: &Gpu, cache: &Cache) -> Result<Vec<f32>, DriverError> {
         let copy = gpu.scoped(|| {
             let copy = gpu.device.create_buffer(&wgpu::BufferDescriptor {
                 label: Some("output"),
@@ -293,7 +304,8 @@ impl Call {
             copy
         })?;
         let floats: Vec<f32> = bytemuck::pod_collect_to_vec(&read(gpu, &copy)?);
-        Ok(floats[floats.len() - count..].to_vec())
+        let d = cache.params.head_dim as usize;
+        Ok(cache.rows.iter().flat_map(|&row| &floats[row * d..][..d]).copied().collect())
     }
 }
 

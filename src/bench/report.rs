@@ -65,6 +65,9 @@ pub struct PointReport {
     pub head_dim: u32,
     /// Positions attended over.
     pub kv_seq_len: u32,
+    /// Query tokens: the newest of the positions, each of which sees those up to itself.
+    #[serde(default = "one")]
+    pub query_tokens: u32,
     /// Stem of the kernel.
     pub kernel: String,
     /// Label of its pipeline.
@@ -112,12 +115,19 @@ pub struct Timing {
     pub gb_s: f64,
     /// The same as part of the copy speed.
     pub of_copy: Option<f64>,
+    /// Teraflops a second of both products over what the query tokens see.
+    #[serde(default)]
+    pub tflop_s: f64,
     /// Time of dense f16 on the same leg, over this time: above 1 this is faster.
     pub f16_ratio: Option<f64>,
     /// This time over that of WGSL without run-time checks.
     pub trusted_ratio: Option<f64>,
     /// This time over that of native MSL.
     pub msl_ratio: Option<f64>,
+}
+
+const fn one() -> u32 {
+    1
 }
 
 /// Fills in what relates points to each other and to the copy speed.
@@ -127,7 +137,7 @@ pub(super) fn relate(points: &mut [PointReport], copy_gb_s: f64) {
         .filter_map(|p| {
             Some((
                 p.preset.clone(),
-                p.kv_seq_len,
+                (p.kv_seq_len, p.query_tokens),
                 p.format.clone(),
                 p.leg.clone(),
                 p.timing.as_ref()?.us,
@@ -136,8 +146,9 @@ pub(super) fn relate(points: &mut [PointReport], copy_gb_s: f64) {
         .collect();
     for point in points {
         let of = |format: &str, leg: &str| {
-            let same = |t: &&(String, u32, String, String, f64)| {
-                (&*t.0, t.1, &*t.2, &*t.3) == (&*point.preset, point.kv_seq_len, format, leg)
+            let size = (point.kv_seq_len, point.query_tokens);
+            let same = |t: &&(String, (u32, u32), String, String, f64)| {
+                (&*t.0, t.1, &*t.2, &*t.3) == (&*point.preset, size, format, leg)
             };
             times.iter().find(same).map(|t| t.4)
         };
@@ -161,6 +172,7 @@ pub(super) mod tests {
             num_kv_heads: 8,
             head_dim: 256,
             kv_seq_len: 1024,
+            query_tokens: 1,
             kernel: "flash_attn_vec_tq".into(),
             pipeline: String::new(),
             format: format.into(),
@@ -182,6 +194,7 @@ pub(super) mod tests {
                 samples: 1,
                 gb_s: 1e3 / us,
                 of_copy: None,
+                tflop_s: 0.0,
                 f16_ratio: None,
                 trusted_ratio: None,
                 msl_ratio: None,

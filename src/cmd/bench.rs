@@ -39,6 +39,15 @@ pub struct Args {
         value_parser = clap::value_parser!(u32).range(1..=1 << 24)
     )]
     kv_seq_len: Vec<u32>,
+    /// Query tokens of attention: the newest ones; above 1 by flash_attn_tile or flash_attn_mat_tile
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_values_t = [1],
+        value_parser = clap::value_parser!(u32).range(1..=1 << 24)
+    )]
+    query_tokens: Vec<u32>,
     /// Tokens of the row kernels
     #[arg(
         long,
@@ -99,6 +108,7 @@ impl Args {
         }
         self.check_legs()?;
         self.check_dispatches()?;
+        self.check_query_tokens()?;
         let mut gpu = Gpu::open(&Selection::from(self.gpu.clone()))?;
         gpu.caps = gpu.caps.with_multiprocessors(self.multiprocessors);
         super::note(&format!("on {}", gpu.report.line()));
@@ -158,6 +168,24 @@ impl Args {
         Ok(())
     }
 
+    fn check_query_tokens(&self) -> Result<(), DriverError> {
+        let most = self.query_tokens.iter().copied().max().unwrap_or(1);
+        let need = |need: String| {
+            Err(DriverError::Argument { flag: "--query-tokens", need, found: most.to_string() })
+        };
+        if most > 1 && (self.dispatches != Dispatches::Two || self.weight_floor > 0.0) {
+            return need("1 with --dispatches one or one-rotated, or --weight-floor".to_owned());
+        }
+        match self.lengths().into_iter().min() {
+            Some(least) if most > least => need(format!("no more than the {least} positions")),
+            _ => Ok(()),
+        }
+    }
+
+    fn lengths(&self) -> Vec<u32> {
+        if self.quick { vec![1024, 8192] } else { self.kv_seq_len.clone() }
+    }
+
     fn plan(&self, gpu: &Gpu) -> Plan {
         let mut legs = self.leg.clone();
         if legs.is_empty() {
@@ -166,15 +194,16 @@ impl Args {
                 legs.push(LegName::Msl);
             }
         }
-        let (presets, lengths, tokens) = if self.quick {
-            (vec![Preset::L], vec![1024, 8192], vec![1, 512])
+        let (presets, tokens) = if self.quick {
+            (vec![Preset::L], vec![1, 512])
         } else {
-            (self.preset.clone(), self.kv_seq_len.clone(), self.tokens.clone())
+            (self.preset.clone(), self.tokens.clone())
         };
         Plan {
             subjects: self.kernel.clone(),
             presets,
-            lengths,
+            lengths: self.lengths(),
+            query_tokens: self.query_tokens.clone(),
             tokens,
             formats: self.format.clone(),
             arithmetic: self.arithmetic,
@@ -223,10 +252,10 @@ fn check_device(gpu: &Gpu, plan: &Plan) -> Result<(), DriverError> {
             found: name(plan.dispatches),
         });
     }
-    if plan.arithmetic == Arithmetic::F16 && wgsl && !gpu.caps.matrices {
+    if plan.arithmetic == Arithmetic::F16 && wgsl && gpu.caps.matrices.is_none() {
         return Err(DriverError::Argument {
             flag: "--arithmetic",
-            need: format!("f32 on {}, which has no 16x16 matrices for it", gpu.report.name),
+            need: format!("f32 on {}, which has no matrices for it", gpu.report.name),
             found: "f16".to_owned(),
         });
     }
@@ -263,19 +292,27 @@ fn show(report: &Report) {
 
 fn show_attention(report: &Report) {
     let msl = report.points.iter().any(|p| p.leg == LegName::Msl.as_str());
+    let several = report.points.iter().any(|p| p.query_tokens > 1);
+    let shape = if several { "shape, n, q" } else { "shape, n" };
+    let speed = if several { "TFLOP/s" } else { "GB/s, %" };
     let mut header =
-        vec!["shape, n", "K/V", "leg", "nwg", "us", "p10..p90", "attn+merge", "GB/s, %", "x f16"];
+        vec![shape, "K/V", "leg", "nwg", "us", "p10..p90", "attn+merge", speed, "x f16"];
     header.push(if msl { "/ MSL" } else { "/ trusted" });
     let mut table = super::table(&header);
     for point in &report.points {
-        table.add_row(cells(point, msl));
+        table.add_row(cells(point, several, msl));
     }
     super::print(&table.to_string());
-    super::print(
-        "n: positions, in nwg splits. us: median of a call, merge included; attn+merge: each dispatch \
-         alone;\nGB/s of the stored cache, and per cent of copy speed; x f16: time of dense f16 on the same \
-         leg over\nthis one; / MSL, / trusted: this time over that leg's.",
-    );
+    let (tokens, speed) = if several {
+        (", q: query tokens", "TFLOP/s: multiplications and additions of both products")
+    } else {
+        ("", "GB/s of the stored cache, and per cent of copy speed")
+    };
+    super::print(&format!(
+        "n: positions, in nwg splits{tokens}. us: median of a call, merge included;\nattn+merge: each \
+         dispatch alone; {speed};\nx f16: time of dense f16 on the same leg over this one; / MSL, / \
+         trusted: this time over that leg's."
+    ));
     super::print(&verified(report));
 }
 
@@ -307,9 +344,10 @@ fn speed(gb_s: f64, of_copy: Option<f64>) -> String {
     format!("{gb_s:.*}{per_cent}", if gb_s < 10.0 { 2 } else { 0 })
 }
 
-fn cells(point: &PointReport, msl: bool) -> Vec<String> {
+fn cells(point: &PointReport, several: bool, msl: bool) -> Vec<String> {
+    let tokens = if several { format!(" {}", point.query_tokens) } else { String::new() };
     let mut cells = vec![
-        format!("{} {}", point.preset, point.kv_seq_len),
+        format!("{} {}{tokens}", point.preset, point.kv_seq_len),
         point.format.clone(),
         point.leg.clone(),
         point.nwg.to_string(),
@@ -329,7 +367,11 @@ fn cells(point: &PointReport, msl: bool) -> Vec<String> {
             }
             None => "-".to_owned(),
         },
-        speed(timing.gb_s, timing.of_copy),
+        if several {
+            format!("{:.*}", if timing.tflop_s < 10.0 { 3 } else { 0 }, timing.tflop_s)
+        } else {
+            speed(timing.gb_s, timing.of_copy)
+        },
         ratio(timing.f16_ratio),
         ratio(if msl { timing.msl_ratio } else { timing.trusted_ratio }),
     ]);

@@ -102,12 +102,14 @@ pub fn probe(backend: Option<Backend>) -> Vec<(AdapterReport, Option<DriverError
     adapters(backends).iter().map(open).collect()
 }
 
-/// Whether the adapter multiplies 16x16 matrices of f16 into f32, with all that goes with them.
+/// Whether the adapter multiplies matrices of f16 into f32 in the size that kernels use on its backend,
+/// with all that goes with them.
 fn has_matrices(adapter: &wgpu::Adapter) -> bool {
     use wgpu::CooperativeScalarType::{F16, F32};
+    let Some(side) = super::matrices(adapter.get_info().backend) else { return false };
     adapter.features().contains(super::MATRICES)
         && adapter.cooperative_matrix_properties().iter().any(|p| {
-            (p.m_size, p.n_size, p.k_size) == (16, 16, 16) && (p.ab_type, p.cr_type) == (F16, F32)
+            [p.m_size, p.n_size, p.k_size] == [side; 3] && (p.ab_type, p.cr_type) == (F16, F32)
         })
 }
 

@@ -27,15 +27,16 @@ impl Caps {
     /// any of the range. Metal reports 4 although Apple GPUs run 32: pass a measured width with
     /// [`Caps::with_subgroup_size`] to use it.
     ///
-    /// wgpu does not say of a device which cooperative matrices it has: on Vulkan, 16x16 is taken
-    /// for granted where the feature is on. Ask `Adapter::cooperative_matrix_properties` first.
+    /// wgpu does not say of a device which cooperative matrices it has: where the feature is on, 16x16
+    /// is taken for granted on Vulkan and 8x8 on Metal. Ask `Adapter::cooperative_matrix_properties`
+    /// first.
     pub fn of(device: &wgpu::Device) -> Self {
         let (limits, info) = (device.limits(), device.adapter_info());
         let subgroups = device.features().contains(wgpu::Features::SUBGROUP);
         Self {
             storage_fence: storage_fence(info.backend, device.features()),
             subgroup_size: subgroups.then_some(info.subgroup_min_size),
-            matrices: device.features().contains(MATRICES) && info.backend == wgpu::Backend::Vulkan,
+            matrices: matrices(info.backend).filter(|_| device.features().contains(MATRICES)),
             multiprocessors: Self::MULTIPROCESSORS,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,
             max_workgroup_threads: limits
@@ -54,6 +55,15 @@ impl Caps {
     /// chip, say. Numbers of splits follow it; pipelines do not.
     pub const fn with_multiprocessors(self, multiprocessors: u32) -> Self {
         Self { multiprocessors, ..self }
+    }
+}
+
+/// Rows and columns of the matrices that kernels here use on a backend.
+pub(crate) const fn matrices(backend: wgpu::Backend) -> Option<u32> {
+    match backend {
+        wgpu::Backend::Vulkan => Some(16),
+        wgpu::Backend::Metal => Some(8),
+        _ => None,
     }
 }
 

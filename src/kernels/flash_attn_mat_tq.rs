@@ -38,13 +38,13 @@ kernel! {
     }
 }
 
-/// Query heads of a workgroup: a matrix has sixteen rows, and a head takes two.
+/// Query heads of a workgroup: sixteen rows of matrices, of which a head takes two.
 const HEADS: u32 = 8;
 /// Threads of a workgroup: four subgroups.
 const THREADS: u32 = 128;
 /// Lanes of a subgroup, no more and no fewer: it loads and multiplies a matrix together.
 const SUBGROUP: u32 = 32;
-/// Positions of a matrix.
+/// Positions that are multiplied at a time.
 const BLOCK: u32 = 16;
 /// Positions of a WGSL workgroup at a time, where its memory has room for the scores of so many: barriers
 /// and the softmax are waited for once.
@@ -53,6 +53,11 @@ const TILE: u32 = 32;
 const WORKGROUPS: u32 = 2;
 /// Fewest positions of a split, no fewer than any tile has.
 const SPLIT_POSITIONS: u32 = 64;
+
+/// The piece with the matrices of a device; where it has none the plan is refused.
+pub(super) fn matrices(caps: &Caps) -> &'static str {
+    if caps.matrices == Some(8) { "matrices_8" } else { "matrices_16" }
+}
 
 /// The attention shape a pipeline is made for.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -100,7 +105,7 @@ impl Problem {
     /// Blocks of a position group's tile.
     fn blocks(&self, caps: &Caps, language: Language) -> u32 {
         let wanted = TILE.div_ceil(self.position_groups() * BLOCK);
-        let fits = self.workgroup_bytes(wanted) <= caps.max_workgroup_storage;
+        let fits = self.workgroup_bytes(wanted, caps) <= caps.max_workgroup_storage;
         if language == Language::Wgsl && fits { wanted } else { 1 }
     }
 
@@ -119,6 +124,7 @@ impl Problem {
         ]);
         let mut pieces = vec!["codebook", "scores"];
         if language == Language::Wgsl {
+            pieces.push(matrices(caps));
             // A lane reads 32 codes, so whole words at every width.
             let pick = |bits: Bits, [words, pairs, vectors]: [&'static str; 3]| match bits.get() {
                 bits if bits.is_multiple_of(4) => vectors,
@@ -136,7 +142,7 @@ impl Problem {
             constants,
             pieces,
             workgroup_size: THREADS,
-            workgroup_bytes: self.workgroup_bytes(blocks),
+            workgroup_bytes: self.workgroup_bytes(blocks, caps),
             subgroups: true,
             matrices: language == Language::Wgsl,
             storage_fence: false,
@@ -154,11 +160,12 @@ impl Problem {
     }
 
     /// Of the WGSL: codebooks, strips, sums, weights, and what is kept of each head.
-    fn workgroup_bytes(&self, blocks: u32) -> u32 {
+    fn workgroup_bytes(&self, blocks: u32, caps: &Caps) -> u32 {
+        let side = caps.matrices.unwrap_or(8);
         let levels = self.f32().levels();
         let (subgroups, groups) = (THREADS / SUBGROUP, self.position_groups());
         let strips = subgroups * BLOCK * (64 / 4 + 2) * 8;
-        let sums = subgroups * blocks * BLOCK * (BLOCK / 4 + 1) * 16;
+        let sums = subgroups * blocks * side * (BLOCK / 4 + 1) * 16;
         let weighed = groups * blocks * self.codec.head_dim.norms_per_pos();
         let weights = weighed * BLOCK * (BLOCK / 4 + 2) * 8;
         strips + sums + weights + 4 * (levels + (groups + 1) * HEADS + subgroups)

@@ -146,11 +146,12 @@ impl Problem {
     }
 
     /// Entries of the codebooks, at least one.
-    fn levels(&self) -> u32 {
+    pub(super) fn levels(&self) -> u32 {
         self.widths().iter().map(|b| b.levels() as u32).sum::<u32>().max(1)
     }
 
-    fn codebooks(&self) -> Vec<Constant> {
+    /// The codebooks, and how K and V are stored.
+    pub(super) fn codebooks(&self) -> Vec<Constant> {
         let mut constants = codebook_constants(self.head_dim, &self.widths());
         let v_levels = packed_bits(self.v).map_or(0, |bits| bits.levels() as u32);
         constants.push(constant("K_BITS", stored_bits(self.k)));
@@ -212,6 +213,22 @@ impl Problem {
         block_table: &[u32],
         caps: &Caps,
     ) -> Result<Launch> {
+        let needed = self.needed(params, sequences, block_table)?;
+        Ok(Launch {
+            contract: &CONTRACT,
+            grid: grid(&CONTRACT, params, self.queries(), caps)?,
+            needed,
+            uniforms: vec![(0, bytes_of(params).to_vec())],
+        })
+    }
+
+    /// Checks everything about a call but its grid, and says which bytes it touches in each binding.
+    pub(super) fn needed(
+        &self,
+        params: &FlashAttnTileParams,
+        sequences: &[TileSequence],
+        block_table: &[u32],
+    ) -> Result<Vec<u64>> {
         let head_dim = params.check_all(sequences, block_table)?;
         let planned = (self.head_dim, self.num_heads, self.num_kv_heads);
         if (head_dim, params.n_heads, params.n_kv_heads) != planned {
@@ -233,41 +250,41 @@ impl Problem {
         };
         let ((k, k_norms), (v, v_norms)) = (rows(self.k), rows(self.v));
         let queries = u64::from(params.num_tokens) * u64::from(params.n_heads);
-        Ok(Launch {
-            contract: &CONTRACT,
-            grid: self.grid(params, caps)?,
-            needed: vec![
-                size_of::<FlashAttnTileParams>() as u64,
-                queries * u64::from(head_dim.get()) * 4,
-                size_of_val(sequences) as u64,
-                size_of_val(block_table) as u64,
-                k,
-                k_norms,
-                v,
-                v_norms,
-                params.dst_floats() * 4,
-            ],
-            uniforms: vec![(0, bytes_of(params).to_vec())],
-        })
+        Ok(vec![
+            size_of::<FlashAttnTileParams>() as u64,
+            queries * u64::from(head_dim.get()) * 4,
+            size_of_val(sequences) as u64,
+            size_of_val(block_table) as u64,
+            k,
+            k_norms,
+            v,
+            v_norms,
+            params.dst_floats() * 4,
+        ])
     }
+}
 
-    /// Tiles of the longest sequence, KV heads and splits, sequences.
-    fn grid(&self, params: &FlashAttnTileParams, caps: &Caps) -> Result<[u32; 3]> {
-        let group = u64::from(self.num_heads / self.num_kv_heads);
-        let tiles = (u64::from(params.max_query_tokens) * group).div_ceil(self.queries().into());
-        let heads = u64::from(params.n_kv_heads) * u64::from(params.splits);
-        let sizes = [tiles, heads, u64::from(params.num_sequences)];
-        let most = caps.max_workgroups_per_dim;
-        if let Some(&needed) = sizes.iter().find(|&&size| size > u64::from(most)) {
-            return Err(Error::Limit {
-                kernel: CONTRACT.stem,
-                limit: "max_compute_workgroups_per_dimension",
-                needed,
-                found: most.into(),
-            });
-        }
-        Ok(sizes.map(|size| size as u32))
+/// Tiles of so many queries for the longest sequence, KV heads and splits, sequences.
+pub(super) fn grid(
+    contract: &Contract,
+    params: &FlashAttnTileParams,
+    queries: u32,
+    caps: &Caps,
+) -> Result<[u32; 3]> {
+    let group = u64::from(params.n_heads / params.n_kv_heads);
+    let tiles = (u64::from(params.max_query_tokens) * group).div_ceil(queries.into());
+    let heads = u64::from(params.n_kv_heads) * u64::from(params.splits);
+    let sizes = [tiles, heads, u64::from(params.num_sequences)];
+    let most = caps.max_workgroups_per_dim;
+    if let Some(&needed) = sizes.iter().find(|&&size| size > u64::from(most)) {
+        return Err(Error::Limit {
+            kernel: contract.stem,
+            limit: "max_compute_workgroups_per_dimension",
+            needed,
+            found: most.into(),
+        });
     }
+    Ok(sizes.map(|size| size as u32))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 pub mod dequantize_kv;
 mod encoder;
 pub mod flash_attn_decode_tq;
+pub mod flash_attn_mat_tile;
 pub mod flash_attn_mat_tq;
 pub mod flash_attn_tile;
 pub mod flash_attn_vec;
@@ -42,7 +43,11 @@ pub const ALL: &[&Contract] = &[
 /// Contracts of the kernels that need what not every WebGPU device has: cooperative matrices, or
 /// workgroups that can be ordered. They run on wgpu's native backends, and are neither exported nor in
 /// the browser's suite.
-pub const NATIVE: &[&Contract] = &[&flash_attn_mat_tq::CONTRACT, &flash_attn_decode_tq::CONTRACT];
+pub const NATIVE: &[&Contract] = &[
+    &flash_attn_mat_tq::CONTRACT,
+    &flash_attn_decode_tq::CONTRACT,
+    &flash_attn_mat_tile::CONTRACT,
+];
 
 /// How long a context a plan of decode attention over packed K and V is for. Either computes the same
 /// at any length; they differ in what is fast.

@@ -281,7 +281,7 @@ impl Opened {
         let limits = &self.limits;
         Caps {
             subgroup_size,
-            matrices: false,
+            matrices: None,
             storage_fence: false,
             multiprocessors: Caps::MULTIPROCESSORS,
             max_workgroup_storage: limits.max_compute_workgroup_storage_size,

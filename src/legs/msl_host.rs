@@ -146,7 +146,11 @@ impl MslHostLeg {
         }
         let build = if checked { Build::Checked } else { Build::Fast };
         let kernel = if self.name == LegName::WgslNagaMsl {
-            let naga = translate(plan)?;
+            let new = self.replaced.iter().find(|(s, _)| s == plan.contract.stem);
+            let naga = match new {
+                Some((_, text)) => translate(&plan.with_text(text))?,
+                None => translate(plan)?,
+            };
             Kernel {
                 compiled: self.toolchain.kernel(
                     &format!("{}.naga.metal", plan.label),

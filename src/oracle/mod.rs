@@ -6,6 +6,7 @@
 mod attention;
 pub mod dequantize_kv;
 pub mod flash_attn_decode_tq;
+pub mod flash_attn_mat_tile;
 pub mod flash_attn_mat_tq;
 pub mod flash_attn_tile;
 pub mod flash_attn_vec;

@@ -4,7 +4,7 @@ use super::attention::attention_tolerance;
 use super::pages::PagedRows;
 use super::{CaseResult, Outcome, Prepared, floats, judge, judge_pair};
 use crate::codec::{Bits, HeadDim, KeyFormat};
-use crate::contract::{Caps, Language};
+use crate::contract::{Caps, Language, Launch, Plan};
 use crate::driver::DriverError;
 use crate::kernels::flash_attn_tile::Problem;
 use crate::legs::{BufferId, POISON, Tape};
@@ -129,7 +129,7 @@ impl Case {
     }
 
     /// The shape in few characters, unique among [`cases`].
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         let mut name = format!(
             "d{} k{}v{} heads{}/{}",
             self.head_dim, self.k, self.v, self.num_heads, self.num_kv_heads
@@ -161,7 +161,7 @@ impl Case {
         name
     }
 
-    fn problem(&self) -> Problem {
+    pub(super) fn problem(&self) -> Problem {
         Problem {
             head_dim: self.head_dim,
             k: self.k,
@@ -340,6 +340,13 @@ impl super::Case for Case {
     }
 
     fn prepare(&self) -> Result<Box<dyn Prepared>, DriverError> {
+        Ok(Box::new(self.data()?))
+    }
+}
+
+impl Case {
+    /// Inputs and reference, with the tolerance of f32.
+    pub(super) fn data(&self) -> Result<Data, DriverError> {
         let (params, records, table) = (self.params(), self.records(), self.block_table());
         let k = self.rows(self.k, &table, self.seed)?;
         let v = self.rows(self.v, &table, self.seed + 1)?;
@@ -355,18 +362,19 @@ impl super::Case for Case {
         let whole = FlashAttnTileParams { nwg: 1, split_base: 0, splits: 1, ..params };
         let want = flash_attn_tile(&whole, &inputs)?;
         let parts = if self.nwg > 1 { flash_attn_tile(&params, &inputs)? } else { Vec::new() };
-        let tolerance = attention_tolerance(max_abs_score(&params, &inputs)?);
+        let max_score = max_abs_score(&params, &inputs)?;
+        let tolerance = attention_tolerance(max_score);
         let reference = Reference { params, want, parts, tolerance };
-        Ok(Box::new(Data { case: self.clone(), records, table, q, k, v, reference }))
+        Ok(Data { case: self.clone(), records, table, q, k, v, max_score, reference })
     }
 }
 
 /// The output that is wanted, and for partials the oracle's.
-struct Reference {
+pub(super) struct Reference {
     params: FlashAttnTileParams,
     want: Vec<f64>,
     parts: Vec<f64>,
-    tolerance: f64,
+    pub(super) tolerance: f64,
 }
 
 impl Reference {
@@ -419,23 +427,28 @@ impl Reference {
     }
 }
 
-struct Data {
-    case: Case,
+/// A case with its inputs and its reference.
+pub(super) struct Data {
+    pub(super) case: Case,
     records: Vec<TileSequence>,
     table: Vec<u32>,
     q: Vec<f32>,
     k: PagedRows,
     v: PagedRows,
-    reference: Reference,
+    /// Largest absolute score.
+    pub(super) max_score: f64,
+    pub(super) reference: Reference,
 }
 
-impl Prepared for Data {
-    fn tape(
-        &self,
-        caps: &Caps,
-        language: Language,
-    ) -> Result<(Tape<'_>, Vec<BufferId>), DriverError> {
-        let (problem, params) = (self.case.problem(), &self.reference.params);
+impl Data {
+    /// What a launch is checked by.
+    pub(super) fn call(&self) -> (&FlashAttnTileParams, &[TileSequence], &[u32]) {
+        (&self.reference.params, &self.records, &self.table)
+    }
+
+    /// The step of a kernel with the buffers of `flash_attn_tile`, and what it writes.
+    pub(super) fn step(&self, plan: Plan, launch: Launch) -> (Tape<'_>, Vec<BufferId>) {
+        let params = &self.reference.params;
         let mut tape = Tape::default();
         let mut buffers = vec![
             tape.input("q", bytemuck::cast_slice(&self.q)),
@@ -452,9 +465,21 @@ impl Prepared for Data {
             tape.in_out("dst", bytemuck::cast_slice(&self.reference.before()).to_vec())
         };
         buffers.push(dst);
-        let launch = problem.launch(params, &self.records, &self.table, caps)?;
-        tape.step(problem.plan(caps, language)?, launch, &buffers);
-        Ok((tape, vec![dst]))
+        tape.step(plan, launch, &buffers);
+        (tape, vec![dst])
+    }
+}
+
+impl Prepared for Data {
+    fn tape(
+        &self,
+        caps: &Caps,
+        language: Language,
+    ) -> Result<(Tape<'_>, Vec<BufferId>), DriverError> {
+        let problem = self.case.problem();
+        let (params, records, table) = self.call();
+        let launch = problem.launch(params, records, table, caps)?;
+        Ok(self.step(problem.plan(caps, language)?, launch))
     }
 
     fn judge(&self, outputs: &[&[u8]]) -> CaseResult {

@@ -7,6 +7,7 @@
 
 pub mod dequantize_kv;
 pub mod flash_attn_decode_tq;
+pub mod flash_attn_mat_tile;
 pub mod flash_attn_mat_tq;
 pub mod flash_attn_tile;
 pub mod flash_attn_vec;

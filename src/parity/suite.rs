@@ -7,9 +7,9 @@ use super::report::{
     Timing, WayReport,
 };
 use super::{
-    Case, CaseResult, Prepared, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tq,
-    flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq, fwht,
-    quantize_k_and_v, quantize_kv, store_kv,
+    Case, CaseResult, Prepared, dequantize_kv, flash_attn_decode_tq, flash_attn_mat_tile,
+    flash_attn_mat_tq, flash_attn_tile, flash_attn_vec, flash_attn_vec_reduce, flash_attn_vec_tq,
+    fwht, quantize_k_and_v, quantize_kv, store_kv,
 };
 #[cfg(feature = "msl-host")]
 use super::{originals, run_prepared};
@@ -43,6 +43,7 @@ pub fn native_cases() -> Vec<Box<dyn Case>> {
     let mut cases: Vec<Box<dyn Case>> = Vec::new();
     cases.extend(flash_attn_mat_tq::cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
     cases.extend(flash_attn_decode_tq::cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
+    cases.extend(flash_attn_mat_tile::cases().into_iter().map(|c| Box::new(c) as Box<dyn Case>));
     cases
 }
 

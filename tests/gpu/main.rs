@@ -5,6 +5,7 @@
 
 mod dequantize_kv;
 mod flash_attn_decode_tq;
+mod flash_attn_mat_tile;
 mod flash_attn_mat_tq;
 mod flash_attn_tile;
 mod flash_attn_vec;
