@@ -252,9 +252,7 @@ fn failure(f: &CaseResultReport) -> String {
     format!("{red}{}{red:#} {} against {}: {}", f.status.as_str(), f.leg, f.against, f.reason)
 }
 
-/// A row a comparison and a column a kernel: how many cases are well, and the largest error.
-fn show(report: &Report) {
-    let kernels: Vec<&str> = distinct(report.cases.iter().map(|c| c.kernel.as_str()));
+fn table(report: &Report, kernels: &[&str]) -> comfy_table::Table {
     let sides = distinct(
         report.cases.iter().flat_map(|c| &c.results).map(|r| (r.leg.as_str(), r.against.as_str())),
     );
@@ -268,7 +266,20 @@ fn show(report: &Report) {
         row.extend(kernels.iter().map(|kernel| cell(report, kernel, leg, against)));
         table.add_row(row);
     }
-    super::print(&format!("\n{table}"));
+    table
+}
+
+/// Columns that names of kernels and errors have room for.
+const MOST_COLUMNS: usize = 7;
+
+/// A row a comparison and a column a kernel: how many cases are well, and the largest error. Of more
+/// kernels than have room side by side, several tables as wide as each other.
+fn show(report: &Report) {
+    let kernels: Vec<&str> = distinct(report.cases.iter().map(|c| c.kernel.as_str()));
+    let tables = kernels.len().div_ceil(MOST_COLUMNS).max(1);
+    for kernels in kernels.chunks(kernels.len().div_ceil(tables).max(1)) {
+        super::print(&format!("\n{}", table(report, kernels)));
+    }
     super::print(
         "\nEach cell: cases that are well, of how many; the error that uses up most of its tolerance, \
          and how\nmuch of it.",
