@@ -4,11 +4,11 @@
 
 use bytemuck::bytes_of;
 
-use super::flash_attn_mat_tq::matrices;
+use super::flash_attn_mat_tq::{SUBGROUP, check_lanes, matrices};
 use super::flash_attn_tile::{self, Problem as TileProblem, grid};
 use super::{head_dim_constants, kernel};
 use crate::contract::{Caps, Contract, Language, Launch, Plan, constant};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::params::{FlashAttnTileParams, TileSequence, check_heads};
 
 /// Bindings, parameters and text: those of `flash_attn_tile` but for the text.
@@ -44,8 +44,6 @@ kernel! {
     }
 }
 
-/// Lanes of a subgroup, no more and no fewer: it loads and multiplies a matrix together.
-const SUBGROUP: u32 = 32;
 /// Queries that the subgroups of a query group share.
 const GROUP_QUERIES: u32 = 16;
 /// Threads of a workgroup, in that order: of more, more share what is decoded, where the device's
@@ -129,14 +127,7 @@ impl Problem {
             storage_fence: false,
         };
         plan.check(caps)?;
-        if caps.subgroup_size != Some(SUBGROUP) {
-            return Err(Error::Limit {
-                kernel: CONTRACT.stem,
-                limit: "lanes of a subgroup, no fewer and no more",
-                needed: SUBGROUP.into(),
-                found: caps.subgroup_size.unwrap_or(0).into(),
-            });
-        }
+        check_lanes(&CONTRACT, caps)?;
         Ok(plan)
     }
 
@@ -174,6 +165,28 @@ impl Problem {
 mod tests {
     use super::*;
     use crate::codec::{Bits, HeadDim, KeyFormat};
+
+    #[test]
+    fn few_queries_split_a_long_context_and_many_do_not() {
+        let key = KeyFormat::Tq(Bits::B4);
+        let (num_heads, num_kv_heads) = (8, 2);
+        let of = |d: usize| {
+            let head_dim = HeadDim::ALL[d];
+            Problem(TileProblem { head_dim, k: key, v: key, num_heads, num_kv_heads })
+        };
+        let large = Caps { matrices: Some(16), max_workgroup_storage: 48 << 10, ..Caps::APPLE };
+        let splits =
+            |caps: &Caps, tokens, visible| of(1).splits(tokens, visible, caps, Language::Wgsl);
+        // 128 queries a workgroup where memory has room for 256 threads, else 64.
+        assert_eq!(of(1).queries(of(1).threads(&large, Language::Wgsl)), 128);
+        assert_eq!(of(1).queries(of(1).threads(&Caps::APPLE, Language::Wgsl)), 64);
+        assert_eq!(of(3).queries(of(3).threads(&large, Language::Wgsl)), 32);
+        assert_eq!(of(3).queries(of(3).threads(&large, Language::Msl)), 16);
+        assert_eq!([100, 1000, 1 << 20].map(|n| splits(&large, 2, n)), [1, 8, 64]);
+        assert_eq!([256, 1024, 4096].map(|t| splits(&large, t, 1 << 20)), [8, 2, 1]);
+        // As many threads in all, in twice as many workgroups, for half as many queries each.
+        assert_eq!([256, 1024, 4096].map(|t| splits(&Caps::APPLE, t, 1 << 20)), [8, 2, 1]);
+    }
 
     #[test]
     fn every_pair_of_formats_fits_an_apple_gpu() {

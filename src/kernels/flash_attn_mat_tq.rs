@@ -43,7 +43,7 @@ const HEADS: u32 = 8;
 /// Threads of a workgroup: four subgroups.
 const THREADS: u32 = 128;
 /// Lanes of a subgroup, no more and no fewer: it loads and multiplies a matrix together.
-const SUBGROUP: u32 = 32;
+pub(super) const SUBGROUP: u32 = 32;
 /// Positions that are multiplied at a time.
 const BLOCK: u32 = 16;
 /// Positions of a WGSL workgroup at a time, where its memory has room for the scores of so many: barriers
@@ -53,6 +53,19 @@ const TILE: u32 = 32;
 const WORKGROUPS: u32 = 2;
 /// Fewest positions of a split, no fewer than any tile has.
 const SPLIT_POSITIONS: u32 = 64;
+
+/// Refuses a device whose subgroups are not as wide as a matrix takes.
+pub(super) fn check_lanes(contract: &Contract, caps: &Caps) -> Result<()> {
+    if caps.subgroup_size == Some(SUBGROUP) {
+        return Ok(());
+    }
+    Err(Error::Limit {
+        kernel: contract.stem,
+        limit: "lanes of a subgroup, no fewer and no more",
+        needed: SUBGROUP.into(),
+        found: caps.subgroup_size.unwrap_or(0).into(),
+    })
+}
 
 /// The piece with the matrices of a device; where it has none the plan is refused.
 pub(super) fn matrices(caps: &Caps) -> &'static str {
@@ -148,14 +161,7 @@ impl Problem {
             storage_fence: false,
         };
         plan.check(caps)?;
-        if caps.subgroup_size != Some(SUBGROUP) {
-            return Err(Error::Limit {
-                kernel: CONTRACT.stem,
-                limit: "lanes of a subgroup, no fewer and no more",
-                needed: SUBGROUP.into(),
-                found: caps.subgroup_size.unwrap_or(0).into(),
-            });
-        }
+        check_lanes(&CONTRACT, caps)?;
         Ok(plan)
     }
 
