@@ -337,8 +337,8 @@ const NATIVE: &[(&str, &str, &str)] = &[
     ("flash_attn_mat_tq", "min(position, end - 1u)", "min(position, end)"),
     ("flash_attn_mat_tq", "params.ring_start, params.kv_capacity);", "0u, params.kv_capacity);"),
     ("flash_attn_mat_tq", "let at = own * WEIGHTS + (p", "let at = (p"),
-    ("flash_attn_mat_tq", "norms_at(base + TILE + position", "norms_at(base + position"),
-    ("flash_attn_mat_tq", "exp(scores[b] - top[g])", "exp(scores[0] - top[g])"),
+    ("flash_attn_mat_tq", "norms_at(base + TILE + weighed_first", "norms_at(base + weighed_first"),
+    ("flash_attn_mat_tq", "exp(scores[b] - top[o])", "exp(scores[0] - top[o])"),
     ("flash_attn_mat_tq", "i * ROW_LANES * FOUR, decoded[i]);", "i * FOUR, decoded[i]);"),
     ("flash_attn_mat_tile", "slot % params.page_size;", "slot;"),
     (

@@ -224,6 +224,39 @@ fn packed_attention_on_matrices_is_right_and_clean() {
     check(&cases);
 }
 
+/// What devices with more workgroup memory than an Apple GPU are given: copies of the codebook, and
+/// twice as many threads that share what is decoded.
+#[test]
+fn matrices_in_more_memory_are_right_and_clean() {
+    if without_clang() {
+        return;
+    }
+    let caps = Caps { max_workgroup_storage: 48 << 10, ..Caps::APPLE };
+    let wide = |d: usize, nwg: u32| {
+        let base = attention(d, 3, 90, 100, 30, nwg);
+        let codec = Codec { bits: Bits::B8, ..base.codec };
+        let shape = flash_attn_vec_tq::Case { k_bits: Bits::B8, codec, score_sigma: 16.0, ..base };
+        Box::new(flash_attn_mat_tq::Case(shape)) as Box<dyn Case>
+    };
+    let tile = |d: usize| {
+        let sequences = vec![flash_attn_tile::sequence(70, 300, 320, 90)];
+        let shape = flash_attn_tile::Case { sequences, ..flash_attn_tile::base(HeadDim::ALL[d]) };
+        Box::new(flash_attn_mat_tile::Case(shape)) as Box<dyn Case>
+    };
+    for case in [wide(2, 1), wide(3, 2), tile(0), tile(1), tile(2), tile(3)] {
+        let mut leg = MslHostLeg::open(LegName::WgslNagaMsl).unwrap();
+        leg.mode = Mode::CheckStrict;
+        let prepared = case.prepare().unwrap();
+        let (tape, outputs) = prepared.tape(&caps, Language::Wgsl).unwrap();
+        let run = leg.run(&tape).unwrap();
+        let outputs: Vec<&[u8]> = outputs.iter().map(|&id| run.bytes(id)).collect();
+        let outcome = prepared.judge(&outputs).unwrap();
+        assert!(outcome.pass(), "{:.3e} of {:.3e}\n{case:#?}", outcome.error, outcome.tolerance);
+        assert!(leg.findings.is_empty(), "{:?}\n{case:#?}", leg.findings);
+        assert!(leg.max_threadgroup_bytes > THREADGROUP_LIMIT, "{case:#?}");
+    }
+}
+
 /// Splits that the last threadgroup merges, query heads that do not fill a group, and the next call on
 /// the same scratch.
 fn decode_cases() -> Vec<flash_attn_decode_tq::Case> {

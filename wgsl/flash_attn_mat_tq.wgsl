@@ -8,8 +8,9 @@
 // of it. Either both are rows of one matrix, and the rows of the result are added, or they are two
 // matrices, which add to one result. K and V are rounded to f16 as they are decoded into a subgroup's
 // strip of workgroup memory, STRIP_COORDS coordinates a turn.
-// Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; matrices_16 or matrices_8
-// give the matrices, and how values pass through workgroup memory.
+// Pieces k_words, k_pairs or k_vectors, and the same of V, read a lane's codes; look_up_plain, or
+// look_up_table with look_up_singles, decode them; matrices_16 or matrices_8 give the matrices, and how
+// values pass through workgroup memory.
 // Contract: src/kernels/flash_attn_mat_tq.rs. Oracle: src/oracle/flash_attn_mat_tq.rs.
 
 const BLOCK = 16u;                               // positions that are multiplied at a time
@@ -18,6 +19,7 @@ const PARTS = 2u * HEADS / SIDE;                 // matrices that hold these row
 const COLUMNS = BLOCK / SIDE;                    // and the positions of a block
 const SUBGROUP = 32u;
 const SUBGROUPS = WORKGROUP_SIZE / SUBGROUP;
+const RISES = (SUBGROUPS + 3u) / 4u;
 const COORDS = 32u;                              // coordinates of a lane in a row
 const LANES = HEAD_DIM / COORDS;                 // lanes that read a row
 const SUBGROUP_COORDS = min(HEAD_DIM, 128u);
@@ -25,6 +27,8 @@ const ROW_SUBGROUPS = HEAD_DIM / SUBGROUP_COORDS; // subgroups that share a posi
 const POSITION_GROUPS = SUBGROUPS / ROW_SUBGROUPS;
 const GROUP_POSITIONS = BLOCKS * BLOCK;          // positions that a position group handles at a time
 const TILE = POSITION_GROUPS * GROUP_POSITIONS;  // and a workgroup
+const WEIGHERS = HEADS * BLOCK;                  // threads that weigh a position group together
+const OWN_GROUPS = POSITION_GROUPS * WEIGHERS / WORKGROUP_SIZE; // position groups that they weigh
 const ROW_LANES = SUBGROUP_COORDS / COORDS;      // lanes of a subgroup that read a row
 const LOAD_ROWS = SUBGROUP / ROW_LANES;          // rows that a subgroup reads at a time
 const BLOCK_LOADS = BLOCK / LOAD_ROWS;
@@ -42,11 +46,11 @@ const V_WORDS = V_LANE_BITS / 32u;
 const K_ROW_WORDS = HEAD_DIM * K_BITS / 32u;
 const V_ROW_WORDS = HEAD_DIM * V_BITS / 32u;
 
-// Rows of what passes through workgroup memory are padded, which spreads them over its banks. In
+// Rows of what lanes put into workgroup memory are padded, which spreads them over its banks. In
 // elements:
 const FOUR = 4u / UNIT;
 const STRIP_PITCH = (STRIP_COORDS + 8u) / UNIT;
-const SUM_PITCH = (BLOCK + 4u) / UNIT;
+const SUM_PITCH = BLOCK / UNIT;
 const WEIGHT_PITCH = (BLOCK + 8u) / UNIT;
 const STRIP = BLOCK * STRIP_PITCH;
 const SUMS = SIDE * SUM_PITCH;
@@ -87,8 +91,10 @@ var<workgroup> sums: array<Floats, SUBGROUPS * BLOCKS * SUMS>;  // [subgroup][bl
 // [position group][block][norm][row][position]
 var<workgroup> weights: array<Halves, POSITION_GROUPS * BLOCKS * NORMS_PER_POS * WEIGHTS>;
 var<workgroup> factors: array<f32, POSITION_GROUPS * HEADS>;       // [position group][head]
+var<workgroup> tops: array<f32, POSITION_GROUPS * HEADS>;          // [position group][head], at the end
+var<workgroup> group_sums: array<f32, POSITION_GROUPS * HEADS>;    // the same
 var<workgroup> head_sums: array<f32, HEADS>;
-var<workgroup> rises: vec4<u32>;                                   // [subgroup]
+var<workgroup> rises: array<vec4<u32>, RISES>;                     // [subgroup / 4]
 
 // What a lane reads of a tile.
 struct Codes {
@@ -98,8 +104,8 @@ struct Codes {
 
 // What a thread reads of the norms of a tile: of the positions that it weighs.
 struct Norms {
-    k: array<array<f32, NORMS_PER_POS>, POSITION_GROUPS * BLOCKS>,
-    v: array<array<f32, NORMS_PER_POS>, POSITION_GROUPS * BLOCKS>,
+    k: array<array<f32, NORMS_PER_POS>, OWN_GROUPS * BLOCKS>,
+    v: array<array<f32, NORMS_PER_POS>, OWN_GROUPS * BLOCKS>,
 }
 
 // Row of K and V of a position; rows past the end repeat the last one.
@@ -111,7 +117,7 @@ fn row_at(position: u32, end: u32, kv_head: u32) -> u32 {
 // Reads the norms of the tile whose first position that this thread weighs is `position`.
 fn norms_at(position: u32, end: u32, kv_head: u32) -> Norms {
     var norms = Norms();
-    for (var i = 0u; i < POSITION_GROUPS * BLOCKS; i++) { // unroll
+    for (var i = 0u; i < OWN_GROUPS * BLOCKS; i++) { // unroll
         let row = row_at(position + i / BLOCKS * GROUP_POSITIONS + i % BLOCKS * BLOCK, end, kv_head);
         for (var n = 0u; n < NORMS_PER_POS; n++) { // unroll
             norms.k[i][n] = k_norms[row * NORMS_PER_POS + n];
@@ -171,9 +177,11 @@ fn main(
     let begin = min(first + split * span, params.kv_seq_len);
     let end = min(begin + span, params.kv_seq_len);
 
-    // A thread weighs one position of one query head in each block of each position group.
-    let head = tid / BLOCK;
+    // A thread weighs one position of one query head in each block of its position groups.
+    let head = tid % WEIGHERS / BLOCK;
     let position = tid % BLOCK;
+    let first_group = tid / WEIGHERS * OWN_GROUPS;
+    let weighed_first = first_group * GROUP_POSITIONS + position;
 
     // Phase 1: first tile to registers, codebook to workgroup memory, q through the strips to
     // matrices.
@@ -185,9 +193,13 @@ fn main(
             codes.k[l] = k_words(row, row_lane);
             codes.v[l] = v_words(row, row_lane);
         }
-        norms = norms_at(begin + position, end, kv_head);
+        norms = norms_at(begin + weighed_first, end, kv_head);
     }
     codebook_fill(tid);
+    for (var b = 0u; b < FILL_BARRIERS; b++) { // unroll
+        workgroupBarrier();
+    }
+    look_up_fill(tid);
     var query = array<Left, PARTS * MATRICES>();
     var acc = array<Sum, MATRICES>();
     for (var turn = 0u; turn < TURNS; turn++) { // unroll
@@ -209,10 +221,10 @@ fn main(
         workgroupBarrier();
     }
 
-    var top = array<f32, POSITION_GROUPS>(); // running maximum, to within SLACK
-    var sum = array<f32, POSITION_GROUPS>();
-    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
-        top[g] = NO_SCORE;
+    var top = array<f32, OWN_GROUPS>(); // running maximum, to within SLACK
+    var sum = array<f32, OWN_GROUPS>();
+    for (var o = 0u; o < OWN_GROUPS; o++) { // unroll
+        top[o] = NO_SCORE;
     }
 
     // A loop with its only exit at the end: drivers then keep what it carries in place.
@@ -229,7 +241,7 @@ fn main(
                         for (var i = 0u; i < TURN_VECS; i++) { // unroll
                             let bit = 4u * (turn * TURN_VECS + i) * K_BITS;
                             let words = vec2(codes.k[l][bit / 32u], codes.k[l][min(bit / 32u + 1u, K_WORDS - 1u)]);
-                            let x = vec4<f16>(centroids(words, bit % 32u, K_BITS, 0u));
+                            let x = vec4<f16>(k_centroids(words, bit % 32u, tid));
                             decoded[i] = x;
                         }
                         for (var i = 0u; i < TURN_VECS; i++) { // unroll
@@ -264,9 +276,10 @@ fn main(
             // Phase 3: running softmax; scores become weights, which take V's norm along. So does the
             // running maximum: weights stay within f16 whatever the norms are.
             let read = norms;
-            norms = norms_at(base + TILE + position, end, kv_head);
+            norms = norms_at(base + TILE + weighed_first, end, kv_head);
             var rise = false;
-            for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+            for (var o = 0u; o < OWN_GROUPS; o++) { // unroll
+                let g = first_group + o;
                 var scores = array<f32, BLOCKS>();
                 var v_scales = array<f32, BLOCKS * NORMS_PER_POS>();
                 var highest = HIDDEN;
@@ -275,14 +288,14 @@ fn main(
                     for (var r = 0u; r < ROW_SUBGROUPS; r++) { // unroll
                         let at = ((g * ROW_SUBGROUPS + r) * BLOCKS + b) * SUMS + head * SUM_PITCH;
                         let both = get_head(at, position);
-                        let norm = read.k[g * BLOCKS + b][r * NORMS_PER_POS / ROW_SUBGROUPS];
+                        let norm = read.k[o * BLOCKS + b][r * NORMS_PER_POS / ROW_SUBGROUPS];
                         s += both * decode_scale(norm, params.scale_factor_d512);
                     }
                     s = select(HIDDEN, soften(s * params.scale, params.softcap), base + g * GROUP_POSITIONS + b * BLOCK + position < end);
                     scores[b] = s;
                     var largest = LEAST_SCALE;
                     for (var n = 0u; n < NORMS_PER_POS; n++) { // unroll
-                        v_scales[b * NORMS_PER_POS + n] = decode_scale(read.v[g * BLOCKS + b][n], params.scale_factor_d512);
+                        v_scales[b * NORMS_PER_POS + n] = decode_scale(read.v[o * BLOCKS + b][n], params.scale_factor_d512);
                         largest = max(largest, v_scales[b * NORMS_PER_POS + n]);
                     }
                     highest = max(highest, s + log(largest));
@@ -291,18 +304,18 @@ fn main(
                     highest = max(highest, subgroupShuffleXor(highest, 1u << step));
                 }
                 var factor = 1.0;
-                if (highest > top[g] + SLACK) {
-                    factor = exp(top[g] - highest);
-                    top[g] = highest;
-                    sum[g] *= factor;
+                if (highest > top[o] + SLACK) {
+                    factor = exp(top[o] - highest);
+                    top[o] = highest;
+                    sum[o] *= factor;
                     rise = true;
                 }
                 if (position == 0u) {
                     factors[g * HEADS + head] = factor;
                 }
                 for (var b = 0u; b < BLOCKS; b++) { // unroll
-                    let weight = exp(scores[b] - top[g]);
-                    sum[g] += weight;
+                    let weight = exp(scores[b] - top[o]);
+                    sum[o] += weight;
                     for (var n = 0u; n < NORMS_PER_POS; n++) { // unroll
                         let at = ((g * BLOCKS + b) * NORMS_PER_POS + n) * WEIGHTS + head * WEIGHT_PITCH;
                         let whole = weight * v_scales[b * NORMS_PER_POS + n];
@@ -314,9 +327,10 @@ fn main(
             }
             let any_rise = subgroupAny(rise);
             if (lane == 0u) {
-                rises[subgroup] = u32(any_rise);
+                rises[subgroup / 4u][subgroup % 4u] = u32(any_rise);
             }
-            if (any(workgroupUniformLoad(&rises) != vec4(0u))) {
+            let risen = workgroupUniformLoad(&rises);
+            if (any((risen[0] | risen[RISES - 1u]) != vec4(0u))) {
                 for (var j = 0u; j < MATRICES; j++) { // unroll
                     let own = subgroup * BLOCKS * SUMS;
                     coopStoreT(acc[j], &sums[own], SUM_PITCH);
@@ -348,7 +362,7 @@ fn main(
                         for (var i = 0u; i < TURN_VECS; i++) { // unroll
                             let bit = 4u * (turn * TURN_VECS + i) * V_BITS;
                             let words = vec2(codes.v[l][bit / 32u], codes.v[l][min(bit / 32u + 1u, V_WORDS - 1u)]);
-                            let x = vec4<f16>(centroids(words, bit % 32u, V_BITS, V_BASE));
+                            let x = vec4<f16>(v_centroids(words, bit % 32u, tid));
                             decoded[i] = x;
                         }
                         for (var i = 0u; i < TURN_VECS; i++) { // unroll
@@ -383,27 +397,30 @@ fn main(
     }
 
     // Phase 5: merge the position groups, a matrix at a time, and store.
-    workgroupBarrier();
-    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+    for (var o = 0u; o < OWN_GROUPS; o++) { // unroll
         for (var step = 0u; step < 4u; step++) { // unroll
-            sum[g] += subgroupShuffleXor(sum[g], 1u << step);
+            sum[o] += subgroupShuffleXor(sum[o], 1u << step);
         }
-    }
-    var highest = NO_SCORE;
-    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
-        highest = max(highest, top[g]);
-    }
-    var total = 0.0;
-    for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
-        total += sum[g] * exp(top[g] - highest);
         if (position == 0u) {
-            factors[g * HEADS + head] = exp(top[g] - highest);
+            tops[(first_group + o) * HEADS + head] = top[o];
+            group_sums[(first_group + o) * HEADS + head] = sum[o];
         }
     }
-    if (position == 0u) {
-        head_sums[head] = total;
-        if (head < heads && params.nwg > 1u) {
-            let at = partial_pair_at(params.n_heads, first_head + head, split, params.nwg);
+    workgroupBarrier();
+    if (tid < HEADS) {
+        var highest = NO_SCORE;
+        for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+            highest = max(highest, tops[g * HEADS + tid]);
+        }
+        var total = 0.0;
+        for (var g = 0u; g < POSITION_GROUPS; g++) { // unroll
+            let factor = exp(tops[g * HEADS + tid] - highest);
+            total += group_sums[g * HEADS + tid] * factor;
+            factors[g * HEADS + tid] = factor;
+        }
+        head_sums[tid] = total;
+        if (tid < heads && params.nwg > 1u) {
+            let at = partial_pair_at(params.n_heads, first_head + tid, split, params.nwg);
             dst[at] = total;
             dst[at + 1u] = highest;
         }

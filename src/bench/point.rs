@@ -150,7 +150,7 @@ impl Point {
             }
             Format::Packed { .. } if self.arithmetic == Arithmetic::F16 => {
                 let problem = self.on_matrices(cache);
-                let nwg = self.splits(|| problem.splits(self.length, caps))?;
+                let nwg = self.splits(|| problem.splits(self.length, caps, language))?;
                 ("flash_attn_mat_tq", nwg, problem.plan(caps, language)?)
             }
             Format::Packed { .. } if self.dispatches != Dispatches::Two => {

@@ -40,8 +40,13 @@ kernel! {
 
 /// Query heads of a workgroup: sixteen rows of matrices, of which a head takes two.
 const HEADS: u32 = 8;
-/// Threads of a workgroup: four subgroups.
-const THREADS: u32 = 128;
+/// Threads of a workgroup, without a table and with one, which they share.
+const THREADS: [u32; 2] = [128, 256];
+/// Copies of a codebook of 256 centroids, which lanes would meet in the banks of: as many as leave two
+/// lanes in a bank.
+const COPIES: u32 = 16;
+/// Threads that a multiprocessor has room for, as their registers allow.
+const RESIDENT: u32 = 256;
 /// Lanes of a subgroup, no more and no fewer: it loads and multiplies a matrix together.
 pub(super) const SUBGROUP: u32 = 32;
 /// Positions that are multiplied at a time.
@@ -49,8 +54,6 @@ const BLOCK: u32 = 16;
 /// Positions of a WGSL workgroup at a time, where its memory has room for the scores of so many: barriers
 /// and the softmax are waited for once.
 const TILE: u32 = 32;
-/// Workgroups that a multiprocessor has room for, as their registers allow.
-const WORKGROUPS: u32 = 2;
 /// Fewest positions of a split, no fewer than any tile has.
 const SPLIT_POSITIONS: u32 = 64;
 
@@ -85,6 +88,16 @@ pub struct Problem {
     pub num_kv_heads: u32,
 }
 
+/// How a workgroup is laid out.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    threads: u32,
+    /// Copies of the codebook of 8 bits; 0 for none beside the codebook itself.
+    copies: u32,
+    /// Blocks of a position group's tile.
+    blocks: u32,
+}
+
 impl From<VecProblem> for Problem {
     fn from(VecProblem { k_bits, codec, num_heads, num_kv_heads }: VecProblem) -> Self {
         Self { k_bits, codec, num_heads, num_kv_heads }
@@ -111,21 +124,35 @@ impl Problem {
     }
 
     /// Position groups of a workgroup.
-    fn position_groups(&self) -> u32 {
-        THREADS / SUBGROUP / (self.codec.head_dim.get() / 128).max(1)
+    fn position_groups(&self, threads: u32) -> u32 {
+        threads / SUBGROUP / (self.codec.head_dim.get() / 128).max(1)
     }
 
-    /// Blocks of a position group's tile.
-    fn blocks(&self, caps: &Caps, language: Language) -> u32 {
-        let wanted = TILE.div_ceil(self.position_groups() * BLOCK);
-        let fits = self.workgroup_bytes(wanted, caps) <= caps.max_workgroup_storage;
-        if language == Language::Wgsl && fits { wanted } else { 1 }
+    /// The largest layout that pays and that the device has room for.
+    fn layout(&self, caps: &Caps, language: Language) -> Layout {
+        let [threads, sharing] = THREADS;
+        let least = Layout { threads, copies: 0, blocks: 1 };
+        if language == Language::Msl {
+            return least;
+        }
+        let fits = |layout: &Layout| {
+            self.workgroup_bytes(layout, caps) <= caps.max_workgroup_storage
+                && layout.threads <= caps.max_workgroup_threads
+        };
+        let tiled = |layout: Layout| {
+            let blocks = TILE.div_ceil(self.position_groups(layout.threads) * BLOCK);
+            Layout { blocks, ..layout }
+        };
+        let table = Layout { threads: sharing, copies: COPIES, ..least };
+        let wide = [self.k_bits, self.codec.bits] == [Bits::B8; 2];
+        let tables = wide.then(|| tiled(table));
+        tables.into_iter().chain([tiled(least)]).find(fits).unwrap_or(least)
     }
 
     /// Chooses the constants.
     pub fn plan(&self, caps: &Caps, language: Language) -> Result<Plan> {
         let (group, groups_per_kv) = self.groups()?;
-        let blocks = self.blocks(caps, language);
+        let layout = self.layout(caps, language);
         let (k, v, head_dim) = (self.k_bits, self.codec.bits, self.codec.head_dim);
         let mut constants = head_dim_constants(head_dim);
         constants.extend(self.f32().codebooks());
@@ -133,7 +160,7 @@ impl Problem {
             constant("GQA", self.num_heads / self.num_kv_heads),
             constant("GROUP", group),
             constant("GROUPS_PER_KV", groups_per_kv),
-            constant("WORKGROUP_SIZE", THREADS),
+            constant("WORKGROUP_SIZE", layout.threads),
         ]);
         let mut pieces = vec!["codebook", "scores"];
         if language == Language::Wgsl {
@@ -146,7 +173,18 @@ impl Problem {
             };
             pieces.push(pick(k, ["k_words", "k_pairs", "k_vectors"]));
             pieces.push(pick(v, ["v_words", "v_pairs", "v_vectors"]));
-            constants.push(constant("BLOCKS", blocks));
+            constants.push(constant("BLOCKS", layout.blocks));
+            if layout.copies > 0 {
+                pieces.extend(["look_up_table", "look_up_singles"]);
+                constants.extend([
+                    constant("TABLE_BITS", Bits::B8.get()),
+                    constant("COPIES", layout.copies),
+                    // Nothing else takes the table's place.
+                    constant("MERGE_VECTORS", 0u32),
+                ]);
+            } else {
+                pieces.push("look_up_plain");
+            }
         }
         let plan = Plan {
             contract: &CONTRACT,
@@ -154,8 +192,8 @@ impl Problem {
             label: format!("flash_attn_mat_tq_k{k}v{v}_d{head_dim}_g{group}"),
             constants,
             pieces,
-            workgroup_size: THREADS,
-            workgroup_bytes: self.workgroup_bytes(blocks, caps),
+            workgroup_size: layout.threads,
+            workgroup_bytes: self.workgroup_bytes(&layout, caps),
             subgroups: true,
             matrices: language == Language::Wgsl,
             storage_fence: false,
@@ -166,21 +204,24 @@ impl Problem {
     }
 
     /// Of the WGSL: codebooks, strips, sums, weights, and what is kept of each head.
-    fn workgroup_bytes(&self, blocks: u32, caps: &Caps) -> u32 {
+    fn workgroup_bytes(&self, layout: &Layout, caps: &Caps) -> u32 {
+        let &Layout { threads, copies, blocks } = layout;
         let side = caps.matrices.unwrap_or(8);
-        let levels = self.f32().levels();
-        let (subgroups, groups) = (THREADS / SUBGROUP, self.position_groups());
+        let levels = self.f32().levels() + copies * Bits::B8.levels() as u32;
+        let (subgroups, groups) = (threads / SUBGROUP, self.position_groups(threads));
         let strips = subgroups * BLOCK * (64 / 4 + 2) * 8;
-        let sums = subgroups * blocks * side * (BLOCK / 4 + 1) * 16;
+        let sums = subgroups * blocks * side * BLOCK * 4;
         let weighed = groups * blocks * self.codec.head_dim.norms_per_pos();
         let weights = weighed * BLOCK * (BLOCK / 4 + 2) * 8;
-        strips + sums + weights + 4 * (levels + (groups + 1) * HEADS + subgroups)
+        let votes = subgroups.next_multiple_of(4);
+        strips + sums + weights + 4 * (levels + (3 * groups + 1) * HEADS + votes)
     }
 
     /// The number of splits to use for `visible` positions.
-    pub fn splits(&self, visible: u32, caps: &Caps) -> Result<u32> {
+    pub fn splits(&self, visible: u32, caps: &Caps, language: Language) -> Result<u32> {
         let (_, groups_per_kv) = self.groups()?;
-        let workgroups = caps.multiprocessors.saturating_mul(WORKGROUPS);
+        let resident = RESIDENT / self.layout(caps, language).threads;
+        let workgroups = caps.multiprocessors.saturating_mul(resident);
         let fill = workgroups / self.num_kv_heads.saturating_mul(groups_per_kv).max(1);
         Ok(visible.div_ceil(SPLIT_POSITIONS).clamp(1, fill.clamp(1, MAX_SPLITS)))
     }
