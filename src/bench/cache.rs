@@ -144,11 +144,12 @@ fn host_arrays(
     }
 }
 
-/// The tolerance of several query tokens.
-fn of_tile(arithmetic: Arithmetic) -> fn(f64) -> f64 {
+/// The tolerance of the kernel that these choose; dense rows of one token are multiplied in f32 alone.
+fn tolerance_of(format: Format, query_tokens: u32, arithmetic: Arithmetic) -> fn(f64) -> f64 {
     match arithmetic {
-        Arithmetic::F32 => attention_tolerance,
-        Arithmetic::F16 => flash_attn_mat_tile::tolerance,
+        Arithmetic::F16 if query_tokens > 1 => flash_attn_mat_tile::tolerance,
+        Arithmetic::F16 if format != Format::F16 => flash_attn_mat_tq::tolerance,
+        _ => attention_tolerance,
     }
 }
 
@@ -160,6 +161,7 @@ fn last_head(
     q: &[f32],
     host: &[Vec<u8>],
 ) -> Result<(Vec<f64>, f64), DriverError> {
+    let bound = tolerance_of(format, query_tokens, plan.arithmetic);
     let last = params.n_kv_heads as usize - 1;
     let of = |array: &Vec<u8>| -> Vec<u8> {
         let each = array.len() / params.n_kv_heads as usize;
@@ -179,12 +181,7 @@ fn last_head(
                 [0, 1].map(|i| bytemuck::pod_collect_to_vec::<u8, half::f16>(&of(&host[i])));
             let (k, v) = (DenseRows::F16(&k), DenseRows::F16(&v));
             let largest = max_abs_score(&shape, q, &|h, s, o| k.read(capacity, h, s, o))?;
-            let tolerance = if query_tokens > 1 {
-                of_tile(plan.arithmetic)(largest)
-            } else {
-                attention_tolerance(largest)
-            };
-            (flash_attn_vec(&shape, q, k, v)?, tolerance)
+            (flash_attn_vec(&shape, q, k, v)?, bound(largest))
         }
         Format::Packed { k, v } => {
             let arrays: Vec<Vec<u8>> = host.iter().map(of).collect();
@@ -204,11 +201,7 @@ fn last_head(
             }
             let largest = max_abs_score(&shape, q, &|h, s, o| k.decode_rotated(h, s, o))?;
             let want = flash_attn_vec_tq(&one, q, k, v)?;
-            let mut tolerance = match plan.arithmetic {
-                _ if query_tokens > 1 => of_tile(plan.arithmetic)(largest),
-                Arithmetic::F32 => attention_tolerance(largest),
-                Arithmetic::F16 => flash_attn_mat_tq::tolerance(largest),
-            };
+            let mut tolerance = bound(largest);
             if plan.weight_floor > 0.0 {
                 let floor = f64::from(plan.weight_floor);
                 tolerance += nrmse_of(&weighing_less(&one, floor, q, k, v)?, &want);

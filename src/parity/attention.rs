@@ -5,6 +5,9 @@ use super::{CaseResult, Outcome, ROUNDOFF, floats, judge, judge_pair};
 use crate::oracle::flash_attn_vec_reduce::flash_attn_vec_reduce;
 use crate::params::{FlashAttnVecParams, FlashAttnVecReduceParams};
 
+/// Unit roundoff of f16.
+pub(super) const F16_ROUNDOFF: f64 = 1.0 / (1u64 << 11) as f64;
+
 /// NRMSE of attention while no score is larger than 20: the bound of an f32 kernel whose scores,
 /// weights and sums are each off by a few roundings.
 pub const ATTENTION_NRMSE: f64 = 5e-6;

@@ -1,15 +1,12 @@
 //! Cases of `flash_attn_mat_tile`: those of `flash_attn_tile`, in f16 arithmetic.
 
-use super::attention::attention_tolerance;
+use super::attention::{F16_ROUNDOFF, attention_tolerance};
 use super::flash_attn_tile::{Case as Shape, Data as ShapeData, cases as shapes};
 use super::{CaseResult, Prepared};
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
 use crate::kernels::flash_attn_mat_tile::Problem;
 use crate::legs::{BufferId, Tape};
-
-/// Unit roundoff of f16.
-const ROUNDOFF: f64 = 1.0 / (1u64 << 11) as f64;
 
 /// NRMSE bound where the largest absolute score is `max_score`.
 ///
@@ -20,7 +17,7 @@ const ROUNDOFF: f64 = 1.0 / (1u64 << 11) as f64;
 /// under 2^-14 of the largest loses more of itself, but never more than 2^-25 of that. What f32 loses
 /// comes on top.
 pub fn tolerance(max_score: f64) -> f64 {
-    2.0 * ROUNDOFF * (1.0 + max_score) + attention_tolerance(max_score)
+    2.0 * F16_ROUNDOFF * (1.0 + max_score) + attention_tolerance(max_score)
 }
 
 /// A shape of `flash_attn_tile`.

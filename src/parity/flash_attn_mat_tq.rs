@@ -1,15 +1,12 @@
 //! Cases of `flash_attn_mat_tq`: those of `flash_attn_vec_tq`, in f16 arithmetic.
 
-use super::attention::{Reference, attention_tolerance};
+use super::attention::{F16_ROUNDOFF, Reference, attention_tolerance};
 use super::flash_attn_vec_tq::{Case as Shape, cases as shapes};
 use super::{CaseResult, Prepared};
 use crate::contract::{Caps, Language};
 use crate::driver::DriverError;
 use crate::kernels::flash_attn_mat_tq::Problem;
 use crate::legs::{BufferId, Tape};
-
-/// Unit roundoff of f16.
-const ROUNDOFF: f64 = 1.0 / (1u64 << 11) as f64;
 
 /// NRMSE bound where the largest absolute score is `max_score`.
 ///
@@ -19,7 +16,7 @@ const ROUNDOFF: f64 = 1.0 / (1u64 << 11) as f64;
 /// typical score, which the largest exceeds. `exp` turns it into a relative error of the weight, and V
 /// adds one of its own. What f32 loses comes on top.
 pub fn tolerance(max_score: f64) -> f64 {
-    ROUNDOFF * (1.0 + max_score) + attention_tolerance(max_score)
+    F16_ROUNDOFF * (1.0 + max_score) + attention_tolerance(max_score)
 }
 
 /// A shape of `flash_attn_vec_tq`.
